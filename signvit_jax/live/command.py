@@ -1,21 +1,20 @@
 """Live captions of a camera or a video file, in the terminal.
 
-Text in gray may still change; text in white is final. Where standard output is no terminal, each
-final caption is one line: start and end in seconds, and text, separated by tabs.
+Text in gray may still change; text in white is final. If standard output is not a terminal, each
+final caption is one line: start and end in seconds, and the text, separated by tabs.
 
---output also writes a caption file, whose extension says the format. It is complete whenever a
-caption has become final. Ctrl-C ends the session: what was signed until then becomes final, and is
-written. Without a source the camera 0 is read. A file is played at its own speed. No frame leaves
-this machine, and none is stored.
+--output also writes a caption file; the extension of its name selects the format. The file is
+written again after each final caption, and is complete at all times. Ctrl-C ends the session: the
+rest of the text becomes final and is written. The default source is camera 0. A file is played at
+its own speed. No frame leaves this machine, and none is stored.
 
 Exit codes: 0 done, 1 the file could not be written, 2 wrong usage, or a camera that cannot be used,
-4 the file is no video, 130 interrupted.
+4 the file is not a video, 130 interrupted.
 """
 
 import argparse
 from collections.abc import Sequence
 
-from signvit_jax.captions.layout import LayoutFaults
 from signvit_jax.cli.caption_flags import (
     add_layout_flags,
     add_text_flags,
@@ -42,10 +41,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     layout = caption_layout(arguments)
     if not layout.is_off and arguments.output is None:
         raise UsageError("a layout changes nothing without --output=FILE; add that")
-    source = int(arguments.source) if arguments.source.isdecimal() else arguments.source
     if arguments.output is None and (arguments.word_times or arguments.language is not None):
         flag = "--word_times" if arguments.word_times else "--language"
         raise UsageError(f"{flag} changes nothing without --output=FILE; add that")
+    source = int(arguments.source) if arguments.source.isdecimal() else arguments.source
     file = None
     if arguments.output is not None:
         check_text_flags(arguments, [arguments.output.suffix[1:].lower()])
@@ -72,7 +71,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             if file is not None:
                 file.language = arguments.language or tag_of_texts(translator.model)
             options = inference_overrides(arguments)
-            say("compiling, unless it was done before ...")
+            say("compiling, unless cached ...")
             translator.warm_up(arguments.decode, live=True, **options)
             session = translator.live(
                 decode=arguments.decode, every=arguments.every, votes=arguments.votes, **options
@@ -93,8 +92,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         captions = "1 caption" if shown.num_final == 1 else f"{shown.num_final:,} captions"
         where = f" in {arguments.output}" if file is not None else ""
         say(f"{captions}{where}" + (f"; {dropped:,} frames were dropped" if dropped else ""))
-        for sentence in (file.faults if file is not None else LayoutFaults()).sentences():
-            say(f"note: {sentence}")
+        if file is not None:
+            for sentence in file.faults.sentences():
+                say(f"note: {sentence}")
         return code or request.exit_code
 
 
@@ -127,7 +127,7 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         "--votes",
         type=integer(1),
         default=3,
-        help="hypotheses of which the most frequent text is shown (3)",
+        help="show the most frequent text of this many recent hypotheses (3)",
     )
     flags.add_argument(
         "--output", type=local_path, metavar="FILE", help="a caption file, such as captions.vtt"

@@ -1,4 +1,4 @@
-"""A live session of a camera or file: one thread takes its frames, another one reads them."""
+"""A live session of a camera or file: one thread reads the frames, another yields the text."""
 
 import threading
 from collections.abc import Callable, Iterator
@@ -10,7 +10,7 @@ from signvit_jax.runtime.signals import StopRequest
 if TYPE_CHECKING:
     from signvit_jax.media.cameras import Image
 
-_POLL_S = 0.1  # how soon a signal ends the session
+_POLL_S = 0.1  # seconds between checks for a signal
 
 
 def updates_of(
@@ -19,10 +19,10 @@ def updates_of(
     request: StopRequest,
     should_stop: Callable[[], bool] = lambda: False,
 ) -> Iterator[StreamUpdate]:
-    """Yield the session's updates until the source ends, `request` is made, or `should_stop()`.
+    """Yield the session's updates until the source ends, a stop is requested, or `should_stop()`.
 
-    The last update has the rest of the text, whatever ended the session. Raises what reading the
-    source raises (SourceError, VideoDecodeError), after that update.
+    Unless `should_stop()` returned True, the last update has the rest of the text. After it, raises
+    the error that reading the source raised (SourceError, VideoDecodeError), if any.
     """
     stop, done = threading.Event(), threading.Event()
     failure: list[Exception] = []
@@ -41,7 +41,7 @@ def updates_of(
         while not done.wait(_POLL_S):
             if request.requested:
                 stop.set()
-                session.end()  # a camera that hangs is not waited for
+                session.end()  # do not wait for a camera that hangs
                 return
 
     threads = [

@@ -1,4 +1,4 @@
-"""Live captions in a terminal, in a pipe, and in a caption file that grows."""
+"""Live captions in a terminal, in a pipe, and in a growing caption file."""
 
 import sys
 from collections.abc import Sequence
@@ -24,10 +24,10 @@ _PARTIAL_STYLE, _FINAL_STYLE, _TIME_STYLE = "bright_black", "bold bright_white",
 
 
 class CaptionFile:
-    """A caption file with the segments that are final so far, complete at every moment.
+    """A caption file of the segments that are final so far; a complete file at all times.
 
-    Its name's extension says the format. Raises UsageError for another extension, for a file that
-    exists already unless `overwrite`, and for a folder that cannot be written.
+    The extension of its name selects the format. Raises UsageError for an unknown extension, for
+    an existing file unless `overwrite`, and for a folder that cannot be written.
     """
 
     def __init__(
@@ -36,7 +36,7 @@ class CaptionFile:
         self._path = path
         self._layout = layout
         self._word_times = word_times
-        self.language = ""  # tag of the language of the texts, which only the model may tell
+        self.language = ""  # language tag of the texts; set once the model is loaded
         self._segments: list[Segment] = []
         self.faults = LayoutFaults()
         self._format = path.suffix[1:].lower()
@@ -56,7 +56,7 @@ class CaptionFile:
             raise UsageError(f"--output={path} cannot be written: {error.strerror}") from error
 
     def add(self, segments: Sequence[Segment]) -> None:
-        """Add segments that became final. Raises OutputError; the earlier file stays."""
+        """Add final segments. Raises OutputError if they cannot be written; the old file stays."""
         if not segments:
             return
         self._segments += segments
@@ -64,7 +64,7 @@ class CaptionFile:
             self._write()
         except OSError as error:
             raise OutputError(
-                f"{self._path} cannot be written: {error.strerror}; it holds the captions before"
+                f"{self._path} cannot be written: {error.strerror}; it keeps the earlier captions"
             ) from error
 
     def _write(self) -> None:
@@ -79,9 +79,9 @@ class CaptionFile:
 
 
 class TerminalCaptions:
-    """Captions on standard output: in a terminal final text in white above partial text in gray.
+    """Captions on standard output: final text in white above partial text in gray.
 
-    Where standard output is no terminal, each final segment is a line with its start and end in
+    If standard output is not a terminal, each final segment is a line with its start and end in
     seconds and its text, separated by tabs. A context manager.
     """
 
@@ -107,7 +107,7 @@ class TerminalCaptions:
             self._live.__exit__(kind, error, trace)
 
     def show(self, update: "StreamUpdate") -> None:
-        """Show an update. Its texts are cleaned of what a terminal would obey."""
+        """Show an update. Control characters in its texts are shown as escapes."""
         for segment in update.final:
             if segment.text:
                 self.num_final += 1

@@ -1,7 +1,8 @@
-"""Who may ask: Host, Origin and token of each request, and the headers of every answer.
+"""Control of access: Host, Origin and token of requests, and security headers of responses.
 
-Host is checked against DNS rebinding, by which a foreign page makes its own name mean this machine.
-Origin is checked on POST and websockets, which foreign pages can send without being asked.
+The check of Host stops DNS rebinding: a foreign page lets its own host name point to this machine.
+The check of Origin stops POST requests and websockets of foreign pages; browsers send these without
+asking the server first.
 """
 
 import hmac
@@ -41,12 +42,15 @@ _NEEDS_TOKEN = ("/v1/", "/metrics")
 
 
 class AccessControl:
-    """The application behind these checks. `refused` is told the code of each refusal."""
+    """ASGI application that passes permitted requests on to `app`, and refuses all others.
 
-    def __init__(self, app: ASGIApp, settings: ServerSettings, refused: Callable[[str], object]):
+    `on_refusal` is called with the error code of each refused request.
+    """
+
+    def __init__(self, app: ASGIApp, settings: ServerSettings, on_refusal: Callable[[str], object]):
         self._app = app
         self._settings = settings
-        self._refused = refused
+        self._on_refusal = on_refusal
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] not in ("http", "websocket"):
@@ -61,16 +65,16 @@ class AccessControl:
         try:
             self._check(scope)
         except RequestError as error:
-            self._refused(error.code)
+            self._on_refusal(error.code)
             await error.response()(scope, receive, send_with_headers)
             return
         await self._app(scope, receive, send_with_headers)
 
     def _check(self, scope: Scope) -> None:
-        """Raise RequestError for a request that is refused."""
+        """Raise RequestError if the request is not permitted."""
         headers = Headers(scope=scope)
         host = headers.get("host", "")
-        if not self._is_ours(_name_of(host)):
+        if not self._is_own_name(_name_of(host)):
             raise RequestError(
                 421,
                 "wrong_host",
@@ -85,7 +89,7 @@ class AccessControl:
 
     def _check_origin(self, headers: Headers, host: str) -> None:
         origin = headers.get("origin")
-        # Browsers always send it here; other programs, which act for their user, do not.
+        # Browsers always send Origin here. Programs such as curl do not; they act for their user.
         if origin is not None and origin not in (f"http://{host}", f"https://{host}"):
             raise RequestError(
                 403,
@@ -96,7 +100,7 @@ class AccessControl:
 
     def _check_token(self, headers: Headers, socket: Scope | None) -> None:
         given = headers.get("authorization", "").removeprefix("Bearer ")
-        if not given and socket is not None:  # to which a page cannot add a header
+        if not given and socket is not None:  # a page cannot set headers of a websocket
             query = parse_qs(socket["query_string"].decode("latin-1"))
             given = query.get("token", [""])[0]
         expected = self._settings.token or ""
@@ -104,20 +108,20 @@ class AccessControl:
             raise RequestError(
                 401,
                 "wrong_token",
-                "this server asks for the token that `signvit serve` printed; open the address "
+                "this server requires the token that `signvit serve` printed; open the address "
                 "with #token=..., or send 'Authorization: Bearer TOKEN'",
                 headers={"WWW-Authenticate": "Bearer"},
             )
 
-    def _is_ours(self, name: str) -> bool:
-        """Return True for a name by which this server may be addressed."""
+    def _is_own_name(self, name: str) -> bool:
+        """Return True if clients may address this server by `name`."""
         if name in LOOPBACK or name in self._settings.host_names:
             return True
         try:
             ipaddress.ip_address(name)
         except ValueError:
             return False
-        return not self._settings.is_local  # an address is no name that could be rebound
+        return not self._settings.is_local  # DNS rebinding needs a name, not a numeric address
 
 
 def _name_of(host: str) -> str:

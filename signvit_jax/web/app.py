@@ -1,4 +1,4 @@
-"""The web application: its paths, and what its parts share."""
+"""The web application: its paths, and the objects that their handlers share."""
 
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -36,7 +36,7 @@ _PAGE_FILES = {
 
 
 class ModelFacts(TypedDict):
-    """Facts of a model; languages are None where neither its card nor its data set tells them."""
+    """Facts of a model; a language is None if neither its card nor its data set states it."""
 
     name: str
     step: int
@@ -48,15 +48,15 @@ class ModelFacts(TypedDict):
 
 
 def model_facts(model: TrainedModel, is_demo: bool = False) -> ModelFacts:
-    """Return the facts of a loaded model. Its path stays private; the folder's name is told."""
+    """Return the facts of a loaded model: the name of its folder, but not its private path."""
     folder = Path(model.workdir.path)
-    found = languages_of(model) or (None, None)
+    sign_language, text_language = languages_of(model) or (None, None)
     return ModelFacts(
         name="demo" if is_demo else folder.resolve().name,
         step=model.step,
         data_set=model.config.data.name,
-        sign_language=found[0],
-        text_language=found[1],
+        sign_language=sign_language,
+        text_language=text_language,
         version=__version__,
         is_demo=is_demo,
     )
@@ -66,9 +66,9 @@ class WebApp:
     """The ASGI application of one translator.
 
     Attributes:
-        queue: Translations that run and wait.
+        queue: Running and waiting translations.
         live: Open live sessions.
-        is_warm: True once the programs are compiled; requests work before, and wait for them.
+        is_warm: True once all programs are compiled. Earlier requests wait for their programs.
     """
 
     def __init__(self, translator: Translator, facts: ModelFacts, settings: ServerSettings):
@@ -119,7 +119,7 @@ class WebApp:
         await self._application(scope, receive, send)
 
     async def finish(self) -> None:
-        """Accept nothing more; finish what was accepted, and give live sessions their texts."""
+        """Refuse new requests; finish accepted ones, and send live sessions their last text."""
         self.queue.is_closed = True
         await self.live.finish()
         await self.queue.finish()

@@ -1,13 +1,13 @@
-"""Serve a page and an HTTP API on this machine: videos and a camera to captions.
+"""Serve a web page and an HTTP API on this machine that caption videos and a camera.
 
-Open the address that it prints. The page translates a video with its captions, and a camera live;
-nothing leaves this machine, and uploaded videos are deleted as soon as they are translated. The API
-is described at /v1/openapi.json, and docs/serve.md has examples. SIGTERM and Ctrl-C let it finish
-what it has accepted; a second one ends it at once.
+Open the address that the command prints. The page captions video files, and a camera live. Nothing
+leaves this machine, and an uploaded video is deleted as soon as it is translated. /v1/openapi.json
+describes the API, and docs/serve.md has examples. After SIGTERM or Ctrl-C the server finishes all
+accepted requests; a second signal ends it immediately.
 
-Only this machine can connect. With --host=0.0.0.0 others can, with a token that is printed;
-browsers give a camera to pages of this machine alone, so prefer a tunnel: ssh -L
-8000:localhost:8000 HOST.
+Only this machine can connect. With --host=0.0.0.0 other machines can connect too, with a token that
+the command prints. Browsers allow a camera only on pages of the same machine, so prefer a tunnel:
+ssh -L 8000:localhost:8000 HOST.
 
 Exit codes: 1 failed, 2 wrong usage or a port that is taken, 130 Ctrl-C, 143 SIGTERM.
 """
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from signvit_jax.web.settings import ServerSettings
 
 _MAX_PORT = 65_535
-_NEEDED = ("starlette", "uvicorn", "websockets", "python_multipart")
+_REQUIRED_MODULES = ("starlette", "uvicorn", "websockets", "python_multipart")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -45,7 +45,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         raise UsageError("give one of --workdir=FOLDER, a trained model, and --demo")
     if arguments.port > _MAX_PORT:
         raise UsageError(f"--port is {arguments.port}; allowed: 0 to {_MAX_PORT}")
-    for module in _NEEDED:
+    for module in _REQUIRED_MODULES:
         import_optional(module, "signvit serve", UsageError)
     from signvit_jax.web import server
     from signvit_jax.web.settings import LOOPBACK, MEBIBYTE, ServerSettings
@@ -70,7 +70,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if settings.examples is not None:
         from signvit_jax.media.takes import TakeFolder
 
-        TakeFolder(settings.examples)  # raises TakeError now, and not when an example is saved
+        TakeFolder(settings.examples)  # raise TakeError now rather than at the first example
     listening = server.listen(settings, arguments.port)
     with listening:
         set_up_jax()
@@ -84,18 +84,19 @@ def main(argv: Sequence[str] | None = None) -> int:
             limits=settings.video_limits,
         )
         app = WebApp(translator, model_facts(translator.model, arguments.demo), settings)
-        warming = threading.Thread(
+        warm_up = threading.Thread(
             target=_warm_up, args=(translator, app, settings), name="warm_up", daemon=True
         )
         port = listening.getsockname()[1]
 
         def ready() -> None:
-            warming.start()
+            warm_up.start()
             _print_address(settings, port)
 
         code = server.run(app, listening, ready)
-    if warming.is_alive():
-        # A thread that compiles cannot be stopped, and an interpreter that ends beside it crashes.
+    if warm_up.is_alive():
+        # A compiling thread cannot be stopped, and the interpreter crashes if it shuts down while
+        # such a thread runs.
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)
@@ -103,27 +104,28 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _warm_up(translator: "Translator", app: "WebApp", settings: "ServerSettings") -> None:
-    """Compile in the background: first what one client needs, then what several share."""
+    """Compile in the background: first the programs for one clip, then those for batches."""
     translator.warm_up(settings.decode)
     translator.warm_up(settings.decode, live=True)
-    most = settings.max_running
-    if most > 1:
-        translator.warm_up(settings.decode, clips=most)
-        translator.share_batches(most)
+    if settings.max_running > 1:
+        translator.warm_up(settings.decode, clips=settings.max_running)
+        translator.share_batches(settings.max_running)
     app.is_warm = True
-    print("compiled; the first answers are as quick as later ones", file=sys.stderr, flush=True)
+    print("compiled; answers are fast from now on", file=sys.stderr, flush=True)
 
 
 def _print_address(settings: "ServerSettings", port: int) -> None:
+    hostname = socket.gethostname()
     host = f"[{settings.host}]" if ":" in settings.host else settings.host
-    shown = {"0.0.0.0": socket.gethostname(), "[::]": socket.gethostname()}.get(host, host)
+    if settings.host in ("0.0.0.0", "::"):  # all interfaces, which is no address for a browser
+        host = hostname
     fragment = f"/#token={settings.token}" if settings.token else "/"
-    print(f"http://{shown}:{port}{fragment}", flush=True)
+    print(f"http://{host}:{port}{fragment}", flush=True)
     if not settings.is_local:
         print(
             f"warning: --host={clean(settings.host)} lets other machines connect, without "
-            "encryption; whoever has the token can send videos. Browsers give no camera to such an "
-            f"address: prefer ssh -L {port}:localhost:{port} {clean(socket.gethostname())}",
+            "encryption; everyone who has the token can send videos. Browsers do not allow a "
+            f"camera on such an address: prefer ssh -L {port}:localhost:{port} {clean(hostname)}",
             file=sys.stderr,
             flush=True,
         )
@@ -141,7 +143,7 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         "--demo", action="store_true", help="the packaged model, which reads drawn signs only"
     )
     add_checkpoint_flag(flags)
-    flags.add_argument("--backend", choices=("jax", "onnx"), help="what encodes clips")
+    flags.add_argument("--backend", choices=("jax", "onnx"), help="runtime that encodes clips")
     flags.add_argument(
         "--host", default="127.0.0.1", help="address to listen on (127.0.0.1: this machine only)"
     )
@@ -154,7 +156,7 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         help="another name by which browsers address this machine",
     )
     flags.add_argument(
-        "--token", action="store_true", help="demand a token of this machine's users too"
+        "--token", action="store_true", help="require a token from users of this machine too"
     )
     flags.add_argument(
         "--decode", choices=DECODER_NAMES, default="greedy", help="search for the text (greedy)"
@@ -163,27 +165,33 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         "--examples",
         type=local_path,
         metavar="FOLDER",
-        help="let the page save videos and their corrected texts here, for training; nothing is "
-        "saved without it",
+        help="folder in which the page may save videos and corrected texts for training; without "
+        "this flag nothing is saved",
     )
     limits = flags.add_argument_group("limits")
     limits.add_argument(
         "--max_running", type=integer(1), default=4, help="translations at the same time (4)"
     )
     limits.add_argument(
-        "--max_waiting", type=integer(0), default=16, help="translations that wait (16)"
+        "--max_waiting", type=integer(0), default=16, help="waiting translations (16)"
     )
     limits.add_argument("--max_live", type=integer(0), default=4, help="live sessions (4)")
     limits.add_argument(
-        "--max_upload_mb", type=integer(1), default=512, help="MiB of an uploaded video (512)"
+        "--max_upload_mb",
+        type=integer(1),
+        default=512,
+        help="size of an uploaded video in MiB (512)",
     )
     limits.add_argument(
-        "--max_minutes", type=positive("minutes"), default=30.0, help="length of a video (30)"
+        "--max_minutes",
+        type=positive("minutes"),
+        default=30.0,
+        help="length of a video in minutes (30)",
     )
     limits.add_argument(
         "--idle_seconds",
         type=positive("seconds"),
         default=30.0,
-        help="give up on a client that sends nothing for this long (30)",
+        help="disconnect a client that sends nothing for this long (30)",
     )
     return flags.parse_args(argv)

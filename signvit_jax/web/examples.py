@@ -1,7 +1,7 @@
-"""POST /v1/examples: a part of a video and its text, saved for training where the user asked.
+"""POST /v1/examples: save a part of a video, and its text, as a training example.
 
-What is written is what `signvit record` writes: a video and a row of clips.csv. The folder is the
-one that the person gave who started the server; no request can choose another.
+It writes the same files as `signvit record`: a video and a row of clips.csv. The flag --examples of
+the server sets the folder; a request cannot choose another one.
 """
 
 import asyncio
@@ -20,7 +20,7 @@ from signvit_jax.media.video import Sampling, VideoDecodeError, open_video
 from signvit_jax.telemetry.prometheus import Metrics
 from signvit_jax.web.responses import RequestError
 from signvit_jax.web.settings import ServerSettings
-from signvit_jax.web.uploads import received
+from signvit_jax.web.uploads import receive_upload
 from signvit_jax.web.work_queue import WorkQueue
 
 _MAX_TEXT = 1000  # characters
@@ -43,7 +43,7 @@ class Examples:
         self._queue = queue
         self._metrics = metrics
         self._threads = threads
-        self._writing = threading.Lock()  # a folder has one temporary file per process
+        self._writing = threading.Lock()  # TakeFolder has one temporary file per process
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         request = Request(scope, receive)
@@ -68,49 +68,27 @@ class Examples:
                 "this server saves no examples; start it with --examples=FOLDER to allow it",
             )
         with self._queue.enter() as ticket:
-            async with received(request, settings.max_upload_bytes, settings.idle_seconds) as file:
-                take = _Take(file.fields, settings)
+            async with receive_upload(
+                request, settings.max_upload_bytes, settings.idle_seconds
+            ) as upload:
+                take = _Take(upload.fields, settings)
                 async with ticket.turn():
                     running = asyncio.get_running_loop().run_in_executor(
-                        self._threads, self._write, file.path, take, folder
+                        self._threads, self._write, upload.path, take, folder
                     )
-                    while not running.done():  # the file stays open until the thread has left it
+                    while not running.done():  # keep the file open until the thread has finished
                         await asyncio.shield(asyncio.wait({running}))
                     name = running.result()
         return JSONResponse({"saved": name, "table": "clips.csv"}, 201)
 
     def _write(self, path: str, take: "_Take", folder: Path) -> str:
         """Write the take and its row; return the name of its file. Raises RequestError."""
-        sampling = Sampling(
-            short_side=_SHORT_SIDE,
-            max_frame_rate=STORED_FRAME_RATE,
-            start=take.start,
-            end=take.end,
-        )
         with self._writing:
             try:
                 takes = TakeFolder(folder)
                 temporary = takes.temporary()
                 try:
-                    with open_video(path, sampling, self._settings.video_limits) as video:
-                        writer = TakeWriter(temporary, video.fps)
-                        try:
-                            first, seconds = None, 0.0
-                            for at, image in video.frames:
-                                first = at if first is None else first
-                                seconds = at - first
-                                if seconds > _MAX_SECONDS:
-                                    raise RequestError(
-                                        422,
-                                        "too_long",
-                                        f"an example lasts {_MAX_SECONDS:g} s at most; save the "
-                                        "segments of this video one by one",
-                                    )
-                                writer.add(image, seconds)
-                            writer.finish(seconds + 1.0 / video.fps)
-                        except BaseException:
-                            writer.abandon()
-                            raise
+                    self._write_video(path, take, temporary)
                     split = split_of(takes.number_of_next(take.text))
                     values = {"split": split, "signer": take.signer}
                     return takes.add(take.text, temporary, values).name
@@ -127,9 +105,37 @@ class Examples:
                     507, "no_space", f"the example cannot be written: {error.strerror}"
                 ) from error
 
+    def _write_video(self, path: str, take: "_Take", temporary: Path) -> None:
+        """Write the part of the video at `path` from `take.start` to `take.end`."""
+        sampling = Sampling(
+            short_side=_SHORT_SIDE,
+            max_frame_rate=STORED_FRAME_RATE,
+            start=take.start,
+            end=take.end,
+        )
+        with open_video(path, sampling, self._settings.video_limits) as video:
+            writer = TakeWriter(temporary, video.fps)
+            try:
+                first, seconds = None, 0.0
+                for timestamp, image in video.frames:
+                    first = timestamp if first is None else first
+                    seconds = timestamp - first
+                    if seconds > _MAX_SECONDS:
+                        raise RequestError(
+                            422,
+                            "too_long",
+                            f"an example lasts {_MAX_SECONDS:g} s at most; save the segments of "
+                            "this video one by one",
+                        )
+                    writer.add(image, seconds)
+                writer.finish(seconds + 1.0 / video.fps)
+            except BaseException:
+                writer.abandon()
+                raise
+
 
 class _Take:
-    """The fields of a request. Raises RequestError."""
+    """Text, times and signer of an example, from the fields of a form. Raises RequestError."""
 
     def __init__(self, fields: dict[str, str], settings: ServerSettings):
         for name in fields:
@@ -143,28 +149,32 @@ class _Take:
         self.signer = _one_line(fields.get("signer", ""))
         if not self.text or len(self.text) > _MAX_TEXT or len(self.signer) > _MAX_TEXT:
             raise RequestError(
-                400, "bad_text", f"allowed: a text of 1 to {_MAX_TEXT} characters that is signed"
+                400,
+                "bad_text",
+                f"allowed: a text of 1 to {_MAX_TEXT} characters, and a signer of at most as many",
             )
-        most = 60.0 * settings.max_minutes
-        self.start = _seconds("start", fields.get("start"), most)
-        self.end = _seconds("end", fields.get("end"), most)
+        longest = 60.0 * settings.max_minutes
+        self.start = _seconds("start", fields.get("start"), longest)
+        self.end = _seconds("end", fields.get("end"), longest)
         if self.end is not None and self.end <= (self.start or 0.0):
             raise RequestError(400, "bad_time", "allowed: an end after the start")
 
 
 def _one_line(text: str) -> str:
-    return " ".join("".join(c if c.isprintable() else " " for c in text).split())
+    """Return the text with each run of spaces and control characters replaced by one space."""
+    printable = "".join(c if c.isprintable() else " " for c in text)
+    return " ".join(printable.split())
 
 
-def _seconds(name: str, text: str | None, most: float) -> float | None:
+def _seconds(name: str, text: str | None, longest: float) -> float | None:
     if text is None:
         return None
     try:
         value = float(text)
     except ValueError:
         value = math.nan
-    if not 0 <= value <= most:
+    if not 0 <= value <= longest:
         raise RequestError(
-            400, "bad_time", f"{name} is {text[:100]!r}; allowed: seconds from 0 to {most:g}"
+            400, "bad_time", f"{name} is {text[:100]!r}; allowed: seconds from 0 to {longest:g}"
         )
     return value

@@ -1,8 +1,8 @@
-"""WS /v1/live: frames of a camera in, captions out.
+"""WS /v1/live: captions of camera frames, over a websocket.
 
-The client sends a JPEG per frame, and {"event": "end"} at the end. The server sends {"event":
-"ready"}, then {"event": "update", ...} every half second, and {"event": "ended"} after the last
-one.
+The client sends each frame as a JPEG, and {"event": "end"} after the last frame. The server sends
+{"event": "ready"}, then {"event": "update", ...} every half second, and at last
+{"event": "ended"}.
 """
 
 import asyncio
@@ -21,18 +21,19 @@ from signvit_jax.media.video import VideoDecodeError, decode_jpeg, start_decoder
 from signvit_jax.telemetry.prometheus import Metrics
 from signvit_jax.web.responses import RequestError, segment_document
 from signvit_jax.web.settings import FRAME_LIMITS, ServerSettings
-from signvit_jax.web.work_queue import stopping
+from signvit_jax.web.work_queue import stopping_error
 
-# Codes with which a websocket is closed; 4000 and more are the application's own.
+# Close codes of websockets; codes from 4000 on are defined by the application.
 _DONE, _GOING_AWAY, _UNSUPPORTED, _FAULT, _TRY_LATER, _IDLE = 1000, 1001, 1003, 1011, 1013, 4408
-# Frames of a session that wait to be decoded, which takes a millisecond each: those of ten seconds.
+# Limits of the frames of one session that wait to be decoded: ten seconds at 25 frames per second.
+# Decoding takes about a millisecond per frame.
 _MAX_WAITING, _MAX_WAITING_BYTES = 250, 8 << 20
-_SEND_SECONDS = 10.0  # after which a client that reads nothing is given up
-_SHORT_SIDE = 256  # pixels to which the decoder may halve an image, at the least
+_SEND_SECONDS = 10.0  # end the session of a client that receives nothing for this long
+_SHORT_SIDE = 256  # pixels; the decoder may halve an image down to this size
 
 
 class LiveSessions:
-    """The live sessions of all clients; a websocket endpoint."""
+    """The live sessions of all clients. `serve` is the websocket endpoint."""
 
     def __init__(self, translator: Translator, settings: ServerSettings, metrics: Metrics):
         self._translator = translator
@@ -50,7 +51,7 @@ class LiveSessions:
         """Serve one client."""
         await socket.accept()
         if self._is_closed:
-            await _refuse(socket, stopping(), _GOING_AWAY)
+            await _refuse(socket, stopping_error(), _GOING_AWAY)
             return
         if len(self._open) >= self._settings.max_live:
             message = (
@@ -78,7 +79,7 @@ class LiveSessions:
 
 
 class _Connection:
-    """One client: its frames are decoded in one thread, and read in another."""
+    """The session of one client: one thread decodes its frames, another translates them."""
 
     def __init__(
         self, socket: WebSocket, session: LiveSession, idle_seconds: float, metrics: Metrics
@@ -88,31 +89,32 @@ class _Connection:
         self._idle_seconds = idle_seconds
         self._metrics = metrics
         self._loop = asyncio.get_running_loop()
-        self._told: asyncio.Queue[dict[str, object] | None] = asyncio.Queue()
+        self._outgoing: asyncio.Queue[dict[str, object] | None] = asyncio.Queue()  # None: the end
+        # Frames that wait to be decoded: seconds since the first frame, and JPEG.
         self._frames: collections.deque[tuple[float, bytes]] = collections.deque()
-        self._waiting_bytes = 0
+        self._waiting_bytes = 0  # of the JPEGs in `_frames`
         self._changed = threading.Condition()
         self._has_ended = False
-        self._dropped = 0  # before they were decoded
+        self._dropped = 0  # frames dropped before they were decoded
         self._close_code = _DONE
         self._receiving: asyncio.Task[None] | None = None
 
     async def run(self) -> None:
-        """Serve the client until it ends or goes. All threads have ended afterwards."""
+        """Serve the client until its session ends or it disconnects; then stop all threads."""
         threads = [
             threading.Thread(target=run, name="signvit_live", daemon=True)
-            for run in (self._decode, self._read)
+            for run in (self._decode, self._translate)
         ]
         for thread in threads:
             thread.start()
         try:
-            while (event := await self._told.get()) is not None:
+            while (event := await self._outgoing.get()) is not None:
                 await self._send(event)
-                if event["event"] == "ready":  # until then nobody is idle
+                if event["event"] == "ready":  # idle time counts from here
                     self._receiving = asyncio.create_task(self._receive())
             await self._send({"event": "ended"})
             await self._close()
-        except (WebSocketDisconnect, TimeoutError, RuntimeError):  # the client has gone
+        except (WebSocketDisconnect, TimeoutError, RuntimeError):  # the client has disconnected
             self._session.cancel()
         except BaseException:
             self._session.cancel()
@@ -126,7 +128,7 @@ class _Connection:
                     await asyncio.sleep(0.02)
 
     def end(self, code: int) -> None:
-        """Let the rest of the text become final, and close with this code."""
+        """Send the rest of the text as final, and close the websocket with `code`."""
         self._close_code = code
         self._stop_decoding()
 
@@ -139,7 +141,7 @@ class _Connection:
             await self._socket.send_text(json.dumps(event, ensure_ascii=False, allow_nan=False))
 
     async def _receive(self) -> None:
-        """Receive frames until the client ends, goes, or is idle."""
+        """Receive frames until the client ends the session, disconnects, or is idle."""
         began = None
         try:
             while not self._has_ended:
@@ -179,7 +181,7 @@ class _Connection:
             self._changed.notify()
 
     def _stop_decoding(self) -> None:
-        """Let the decoding thread finish the frames that it has, and end the session."""
+        """Let the decoding thread finish the waiting frames, and then end the session."""
         with self._changed:
             self._has_ended = True
             self._changed.notify()
@@ -195,10 +197,10 @@ class _Connection:
             return frame
 
     def _decode(self) -> None:
-        """Decode frames and push them, in a thread."""
+        """Decode frames and push them into the session; runs in a thread."""
         try:
-            start_decoder()  # frames of the seconds that this may take would have to wait
-            self._tell({"event": "ready"})
+            start_decoder()  # before "ready", because it may take seconds
+            self._queue_event({"event": "ready"})
             while not self._session.has_ended and (frame := self._next_frame()) is not None:
                 seconds, content = frame
                 image = decode_jpeg(content, _SHORT_SIDE, FRAME_LIMITS, "a frame")
@@ -208,39 +210,39 @@ class _Connection:
         except SignVitError as error:
             self._fail("bad_frame", str(error), _UNSUPPORTED)
         except Exception:
-            self._fail("fault", "an unexpected fault; the server's log has it", _FAULT)
+            self._fail("fault", "an unexpected error; the log of the server has details", _FAULT)
             raise
         finally:
             self._session.end()
 
-    def _read(self) -> None:
-        """Read updates and let them be sent, in a thread."""
+    def _translate(self) -> None:
+        """Translate the frames and queue the updates for the client; runs in a thread."""
         dropped = 0
         try:
             for update in self._session.updates(wait=True):
                 self._metrics.add("signvit_live_updates_total")
                 self._metrics.add("signvit_live_dropped_total", update.dropped - dropped)
                 dropped = update.dropped
-                self._tell(update_document(update, self._dropped))
+                self._queue_event(update_document(update, self._dropped))
         except Exception:
-            self._fail("fault", "an unexpected fault; the server's log has it", _FAULT)
+            self._fail("fault", "an unexpected error; the log of the server has details", _FAULT)
             raise
         finally:
-            self._tell(None)
+            self._queue_event(None)
 
     def _fail(self, code: str, message: str, close_code: int) -> None:
-        """Tell the client why its session ends; texts that are not final yet become final."""
+        """Send the client the reason, make the rest of the text final, and end the session."""
         self._close_code = close_code
-        self._tell({"event": "error", "error": {"code": code, "message": message}})
+        self._queue_event({"event": "error", "error": {"code": code, "message": message}})
         self._stop_decoding()
 
-    def _tell(self, event: dict[str, object] | None) -> None:
-        with contextlib.suppress(RuntimeError):  # the server has ended
-            self._loop.call_soon_threadsafe(self._told.put_nowait, event)
+    def _queue_event(self, event: dict[str, object] | None) -> None:
+        with contextlib.suppress(RuntimeError):  # the event loop of the server is closed
+            self._loop.call_soon_threadsafe(self._outgoing.put_nowait, event)
 
 
 def update_document(update: StreamUpdate, dropped: int) -> dict[str, object]:
-    """Return an update as the event that is sent; `dropped` frames were not even decoded."""
+    """Return the event for an update. `dropped`: number of frames dropped before decoding."""
     return {
         "event": "update",
         "seconds": update.seconds,

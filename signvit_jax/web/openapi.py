@@ -14,12 +14,12 @@ _SEGMENT = {
         "start": {"type": "number", "description": "seconds"},
         "end": {"type": "number", "description": "seconds"},
         "text": {"type": "string"},
-        "score": {"type": ["number", "null"], "description": "as the decoder defines it"},
+        "score": {"type": ["number", "null"], "description": "score of the decoder"},
         "confidence": {"type": ["number", "null"], "minimum": 0, "maximum": 1},
         "words": {
             "type": "array",
-            "description": "with times in seconds of the video: those of the signs that CTC saw, "
-            "or else spread by length",
+            "description": "with times in seconds of the video: those of the signs that CTC "
+            "detected, or else in proportion to the lengths of the words",
             "items": {
                 "type": "object",
                 "properties": {
@@ -76,18 +76,18 @@ _SCHEMAS = {
 _ERRORS = {
     400: "an option or a form that is not allowed",
     401: "the token is missing or wrong",
-    403: "a page of another origin, or something that this server was not started for",
+    403: "a page of another origin, or a feature that this server was not started with",
     408: "the upload stopped",
-    413: "the video is larger than allowed; told while it arrives",
+    413: "the video is too large; sent as soon as the limit is exceeded",
     421: "a Host that is not this server",
     422: "a video that cannot be read",
-    429: "the queue is full; `place` is where the request would be, Retry-After when to try again",
+    429: "the queue is full; `place` is the place of the request, Retry-After the seconds to wait",
     503: "the server is stopping",
 }
 
 
 def openapi_document() -> Mapping[str, object]:
-    """Return the document."""
+    """Return the OpenAPI document."""
     decode = _query("decode", {"type": "string", "enum": list(DECODER_NAMES)})
     confidence = _query("min_confidence", {"type": "number", "minimum": 0, "maximum": 1})
     caption_format = _query("format", {"type": "string", "enum": list(FORMATS), "default": "vtt"})
@@ -103,15 +103,15 @@ def openapi_document() -> Mapping[str, object]:
         "info": {
             "title": "signvit serve",
             "version": __version__,
-            "description": "Sign-language video to text. Texts are guesses of a machine.",
+            "description": "Translation of sign-language video to text. Texts can be wrong.",
         },
         "security": [{}, {"token": []}],
         "paths": {
             "/v1/translate": {
                 "post": {
                     "summary": "Translate a video.",
-                    "description": f"With Accept: {EVENTS} a line for each event, as it happens: "
-                    "queued, started, segment, progress, and at last done or error.",
+                    "description": f"With Accept: {EVENTS} a line of JSON for each event: "
+                    "queued, started, segment, progress, and finally done or error.",
                     "parameters": [decode, confidence],
                     "requestBody": _video(),
                     "responses": {
@@ -124,7 +124,7 @@ def openapi_document() -> Mapping[str, object]:
             },
             "/v1/captions": {
                 "post": {
-                    "summary": "Translate a video to a caption file, or write given segments.",
+                    "summary": "Translate a video to a caption file, or write segments as one.",
                     "parameters": [caption_format, decode, confidence],
                     "requestBody": _video(
                         {"application/json": {"schema": {"$ref": "#/components/schemas/Segments"}}}
@@ -192,16 +192,16 @@ def openapi_document() -> Mapping[str, object]:
             },
             "/healthz": {
                 "get": {
-                    "summary": "Whether the server takes requests.",
+                    "summary": "State of the server.",
                     "responses": {
-                        status: _answer(what, {"application/json": {"schema": {"type": "object"}}})
-                        for status, what in (("200", "it does"), ("503", "it is stopping"))
+                        status: _answer(state, {"application/json": {"schema": {"type": "object"}}})
+                        for status, state in (("200", "running"), ("503", "stopping"))
                     },
                 }
             },
             "/metrics": {
                 "get": {
-                    "summary": "Counts, in Prometheus's text format.",
+                    "summary": "Metrics, in the text format of Prometheus.",
                     "responses": {
                         "200": _answer("metrics", {"text/plain": {"schema": {"type": "string"}}}),
                         **_errors(401, 421),

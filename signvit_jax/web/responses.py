@@ -1,4 +1,4 @@
-"""Answers of the server: errors as JSON, and the events of a translation."""
+"""Documents that the server sends as JSON: errors, segments, translations and events."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -13,7 +13,14 @@ from signvit_jax.inference.translator import Translation
 
 
 class RequestError(SignVitError):
-    """A request that is refused: the status of the answer, a code for programs, and a message."""
+    """A refused request.
+
+    Attributes:
+        status: HTTP status of the answer.
+        code: Name of the error, for programs.
+        headers: Additional headers of the answer.
+        place: Place that the request would have in a full queue; else None.
+    """
 
     def __init__(
         self,
@@ -28,15 +35,15 @@ class RequestError(SignVitError):
         self.status = status
         self.code = code
         self.headers = dict(headers or {})
-        self.place = place  # in the queue that is full
+        self.place = place
 
     def document(self) -> dict[str, object]:
-        """Return what the answer says."""
+        """Return the JSON document of the error."""
         place = {} if self.place is None else {"place": self.place}
         return {"error": {"code": self.code, "message": str(self), **place}}
 
     def response(self) -> Response:
-        """Return the answer."""
+        """Return the HTTP response."""
         return JSONResponse(self.document(), self.status, self.headers)
 
 
@@ -45,14 +52,14 @@ def segment_document(segment: Segment, seconds: float | None = None) -> dict[str
     return _document([segment], seconds)["segments"][0]
 
 
-def translation_document(found: Translation) -> dict[str, object]:
-    """Return a translation as JSON: that of `--format=json`, and what else is known."""
+def translation_document(translation: Translation) -> dict[str, object]:
+    """Return a translation as `--format=json` writes it, with confidence, length and warnings."""
     return {
-        **_document(found.segments, found.seconds),
-        "confidence": found.confidence,
-        "seconds": found.seconds,
-        "decoder": found.decoder,
-        "warnings": list(found.warnings),
+        **_document(translation.segments, translation.seconds),
+        "confidence": translation.confidence,
+        "seconds": translation.seconds,
+        "decoder": translation.decoder,
+        "warnings": list(translation.warnings),
     }
 
 

@@ -1,4 +1,4 @@
-"""The running server: its socket, the compiling in the background, and its end on a signal."""
+"""The running server: its listening socket, and how a signal ends it."""
 
 import asyncio
 import contextlib
@@ -17,37 +17,40 @@ from signvit_jax.web.app import WebApp
 from signvit_jax.web.settings import MEBIBYTE, ServerSettings
 
 log = logging.getLogger(__name__)
-_SAME_REQUEST_S = 0.2  # a Ctrl-C can arrive twice, as in `runtime.signals`
+_SAME_REQUEST_S = 0.2  # within this time a second signal counts as the same Ctrl-C
 
 
 def listen(settings: ServerSettings, port: int) -> socket.socket:
-    """Return the listening socket; port 0 takes a free one. Raises UsageError."""
+    """Return a socket that is bound to the address; port 0 takes any free port.
+
+    Raises UsageError if the address or port cannot be used.
+    """
     family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
-    found = socket.socket(family, socket.SOCK_STREAM)
-    found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    bound = socket.socket(family, socket.SOCK_STREAM)
+    bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
-        found.bind((settings.host, port))
+        bound.bind((settings.host, port))
     except (OSError, OverflowError) as error:
-        found.close()
+        bound.close()
         reason = getattr(error, "strerror", None) or error
         raise UsageError(
             f"--host={settings.host} --port={port}: {reason}; give another port, or --port=0 for "
             "any free one"
         ) from error
-    return found
+    return bound
 
 
-def run(app: WebApp, listening: socket.socket, ready: Callable[[], object]) -> int:
+def run(app: WebApp, listening: socket.socket, on_ready: Callable[[], object]) -> int:
     """Serve until a signal; return the exit code.
 
-    The first SIGTERM or Ctrl-C lets the server finish what it has accepted; a second one ends it at
-    once. `ready` is called once it answers.
+    After the first SIGTERM or Ctrl-C the server finishes all accepted requests; a second signal
+    ends it immediately. `on_ready` is called once the server accepts requests.
     """
     config = uvicorn.Config(
         app,
         lifespan="off",
         log_level="warning",
-        access_log=False,  # names of files and addresses are nobody's business
+        access_log=False,  # addresses of clients and names of files are private
         server_header=False,
         ws="websockets-sansio",
         ws_max_size=MEBIBYTE,
@@ -56,7 +59,7 @@ def run(app: WebApp, listening: socket.socket, ready: Callable[[], object]) -> i
         timeout_keep_alive=15,
         limit_concurrency=None,
     )
-    server = _Server(config, app, ready)
+    server = _Server(config, app, on_ready)
     server.run(sockets=[listening])
     return server.exit_code
 
@@ -64,11 +67,11 @@ def run(app: WebApp, listening: socket.socket, ready: Callable[[], object]) -> i
 class _Server(uvicorn.Server):
     """A server that ends only when the application has finished."""
 
-    def __init__(self, config: uvicorn.Config, app: WebApp, ready: Callable[[], object]):
+    def __init__(self, config: uvicorn.Config, app: WebApp, on_ready: Callable[[], object]):
         super().__init__(config)
         self.exit_code = DONE
         self._app = app
-        self._ready = ready
+        self._on_ready = on_ready
         self._stopped_at = 0.0
         self._loop: asyncio.AbstractEventLoop | None = None
         self._finishing: asyncio.Task[None] | None = None
@@ -76,7 +79,7 @@ class _Server(uvicorn.Server):
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         self._loop = asyncio.get_running_loop()
         await super().startup(sockets)
-        self._ready()
+        self._on_ready()
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -84,14 +87,14 @@ class _Server(uvicorn.Server):
         if threading.current_thread() is not threading.main_thread():
             yield
             return
-        before = {
+        old_handlers = {
             number: signal.signal(number, self.handle_exit)
             for number in (signal.SIGTERM, signal.SIGINT)
         }
         try:
             yield
         finally:
-            for number, handler in before.items():
+            for number, handler in old_handlers.items():
                 signal.signal(number, handler)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
@@ -103,7 +106,7 @@ class _Server(uvicorn.Server):
             return
         self._stopped_at = now
         self.exit_code = INTERRUPTED if sig == signal.SIGINT else TERMINATED
-        log.warning("stopping; what was accepted is finished. A second signal ends at once")
+        log.warning("stopping after all accepted requests; a second signal ends the server at once")
         if self._loop is None:
             self.should_exit = True
         else:

@@ -1,4 +1,4 @@
-"""Settings of the server: its address, its token, and what one client may take."""
+"""Settings of the server: address, token and limits."""
 
 import dataclasses
 from pathlib import Path
@@ -11,20 +11,20 @@ LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 @dataclasses.dataclass(frozen=True)
 class ServerSettings:
-    """What `signvit serve` was started with."""
+    """Options with which `signvit serve` was started."""
 
     host: str = "127.0.0.1"
-    token: str | None = None  # that every request to /v1 and /metrics must bring
-    host_names: tuple[str, ...] = ()  # of this machine, besides its addresses
-    decode: str = "greedy"  # where a request names no decoder
-    examples: Path | None = None  # folder of training examples; None: none can be saved
+    token: str | None = None  # required by /v1 and /metrics; None: no token
+    host_names: tuple[str, ...] = ()  # names of this machine, in addition to its addresses
+    decode: str = "greedy"  # decoder of requests that name none
+    examples: Path | None = None  # folder of training examples; None: saving is not allowed
     is_demo: bool = False
-    max_running: int = 4  # translations at the same time; they share batches
-    max_waiting: int = 16  # translations accepted beyond those
+    max_running: int = 4  # translations at the same time, which share batches
+    max_waiting: int = 16  # accepted translations that wait
     max_live: int = 4  # live sessions at the same time
     max_upload_bytes: int = 512 * MEBIBYTE
-    max_minutes: float = 30.0  # of an uploaded video
-    idle_seconds: float = 30.0  # without a byte of an upload, or a frame of a session
+    max_minutes: float = 30.0  # length of an uploaded video
+    idle_seconds: float = 30.0  # longest pause within an upload or between frames of a session
 
     @property
     def is_local(self) -> bool:
@@ -33,7 +33,7 @@ class ServerSettings:
 
     @property
     def video_limits(self) -> VideoLimits:
-        """Limits of an uploaded video, lower than those of the user's own files."""
+        """Limits of an uploaded video, lower than those for local files."""
         return VideoLimits(
             max_bytes=self.max_upload_bytes,
             max_pixels=4096 * 2304,
@@ -45,7 +45,7 @@ class ServerSettings:
         )
 
 
-# Of one frame of a camera: the page sends images of some hundred pixels.
+# Limits of one camera frame; the page sends images of a few hundred pixels.
 FRAME_LIMITS = VideoLimits(
     max_bytes=MEBIBYTE,
     max_pixels=1920 * 1080,

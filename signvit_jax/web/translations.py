@@ -1,4 +1,4 @@
-"""POST /v1/translate and /v1/captions: an uploaded video to texts with times."""
+"""POST /v1/translate and /v1/captions: translate an uploaded video to texts with times."""
 
 import asyncio
 import contextlib
@@ -33,7 +33,7 @@ from signvit_jax.web.responses import (
     translation_document,
 )
 from signvit_jax.web.settings import ServerSettings
-from signvit_jax.web.uploads import Upload, received
+from signvit_jax.web.uploads import Upload, receive_upload
 from signvit_jax.web.work_queue import Ticket, WorkQueue
 
 EVENTS = "application/x-ndjson"
@@ -50,19 +50,19 @@ CAPTION_TYPES = {
 _MAX_JSON_BYTES = 8 << 20
 _MAX_SEGMENTS = 20_000
 _MAX_TIME = 1e6  # seconds
-_PLACE_SECONDS = 1.0  # between two looks at the place in the queue
-_DRAIN_SECONDS = 2.0  # for which the rest of a refused upload is received and thrown away
+_PLACE_SECONDS = 1.0  # between checks of the place in the queue
+_DRAIN_SECONDS = 2.0  # discard the rest of a refused upload for this long
 
 
 class _Stopped(Exception):
-    """The client has gone, so its translation ends."""
+    """The client has disconnected, so its translation ends."""
 
 
 class Translations:
     """An ASGI application that translates the video of one request.
 
-    `as_captions`: answer with a caption file in place of JSON. `language`: tag of the language of
-    the texts, such as "de", for caption files that tell it; empty if not known.
+    `as_captions`: answer with a caption file instead of JSON. `language`: tag of the language of
+    the texts, such as "de", for caption formats that state it; empty if unknown.
     """
 
     def __init__(
@@ -86,8 +86,8 @@ class Translations:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         request = Request(scope, receive)
-        began = time.monotonic()
-        status = 499  # the client has gone
+        start = time.monotonic()
+        status = 499  # the client has disconnected
         try:
             if self._as_captions and _is_json(request):
                 response = await self._write_captions(request)
@@ -104,27 +104,30 @@ class Translations:
             pass
         finally:
             self._metrics.add("signvit_requests_total", path=request.url.path, status=status)
-            self._metrics.observe(time.monotonic() - began)
+            self._metrics.observe(time.monotonic() - start)
 
     async def _translate(self, request: Request, send: Send) -> Response | None:
-        """Return the answer; None if it has been sent, event by event."""
+        """Return the response; None if it was sent as events already."""
         options = _Options.of(request, self._settings, self._as_captions)
         wants_events = not self._as_captions and EVENTS in request.headers.get("accept", "")
         limits = self._settings
         with self._queue.enter() as ticket:
-            async with received(request, limits.max_upload_bytes, limits.idle_seconds) as upload:
+            async with receive_upload(
+                request, limits.max_upload_bytes, limits.idle_seconds
+            ) as upload:
                 self._metrics.add("signvit_upload_bytes_total", upload.size)
                 options = options.with_fields(upload.fields)
                 if wants_events:
                     await self._send_events(request, send, upload, options, ticket)
                     return None
-                found = None
+                translation = None
                 async for event in self._events(request, upload, options, ticket):
-                    found = event if isinstance(event, Translation) else found
-                assert found is not None  # the last event, where nothing is raised
+                    if isinstance(event, Translation):
+                        translation = event
+                assert translation is not None  # `_events` ends with it, or raises
         if self._as_captions:
-            return self._captions(found.segments, found.seconds, options)
-        return JSONResponse(translation_document(found))
+            return self._captions(translation.segments, translation.seconds, options)
+        return JSONResponse(translation_document(translation))
 
     async def _send_events(
         self, request: Request, send: Send, upload: Upload, options: "_Options", ticket: Ticket
@@ -150,42 +153,42 @@ class Translations:
     async def _events(
         self, request: Request, upload: Upload, options: "_Options", ticket: Ticket
     ) -> AsyncIterator[dict[str, object] | Translation]:
-        """Yield what happens to a video, and at last its translation.
+        """Yield the events of a translation, and finally the translation.
 
-        Raises RequestError for a video that cannot be read, and ClientDisconnect.
+        Raises RequestError if the video cannot be read, and ClientDisconnect.
         """
-        told: asyncio.Queue[dict[str, object]] = asyncio.Queue()
+        events: asyncio.Queue[dict[str, object]] = asyncio.Queue()
         loop = asyncio.get_running_loop()
 
-        def tell(event: dict[str, object]) -> None:
-            loop.call_soon_threadsafe(told.put_nowait, event)
+        def emit(event: dict[str, object]) -> None:  # called in the thread of the translation
+            loop.call_soon_threadsafe(events.put_nowait, event)
 
-        work = asyncio.create_task(self._work(upload, options, ticket, tell))
-        gone = asyncio.create_task(_disconnection(request))
+        work = asyncio.create_task(self._work(upload, options, ticket, emit))
+        disconnected = asyncio.create_task(_disconnection(request))
         place = -1
         try:
-            await asyncio.sleep(0)  # the work begins, and knows its place
-            while not (work.done() and told.empty()):
+            await asyncio.sleep(0)  # let the task start, which gives the ticket its place
+            while not (work.done() and events.empty()):
                 if ticket.place not in (0, place):
                     place = ticket.place
                     yield {"event": "queued", "place": place}
-                news = asyncio.create_task(told.get())
+                next_event = asyncio.create_task(events.get())
                 done, _ = await asyncio.wait(
-                    {news, gone, work},
+                    {next_event, disconnected, work},
                     timeout=_PLACE_SECONDS,
                     return_when=asyncio.FIRST_COMPLETED,
                 )
-                if news in done:
-                    yield news.result()
+                if next_event in done:
+                    yield next_event.result()
                 else:
-                    news.cancel()
-                if gone in done:
+                    next_event.cancel()
+                if disconnected in done:
                     raise ClientDisconnect
                 if work in done:
-                    await asyncio.sleep(0)  # what its thread told last is in the queue now
+                    await asyncio.sleep(0)  # let the last events of its thread reach the queue
             yield work.result()
         finally:
-            gone.cancel()
+            disconnected.cancel()
             if not work.done():
                 work.cancel()
                 with contextlib.suppress(asyncio.CancelledError):
@@ -196,22 +199,22 @@ class Translations:
         upload: Upload,
         options: "_Options",
         ticket: Ticket,
-        tell: Callable[[dict[str, object]], None],
+        emit: Callable[[dict[str, object]], None],
     ) -> Translation:
-        """Translate in a thread, when it is the turn of `ticket`. Raises RequestError."""
+        """Translate in a thread once `ticket` has its turn. Raises RequestError."""
         stop = threading.Event()
 
         def translate() -> Translation:
             header = read_header(upload.path, [], self._settings.video_limits)
-            tell({"event": "started", "seconds": header.seconds})
+            emit({"event": "started", "seconds": header.seconds})
 
             def on_segment(segment: Segment) -> None:
-                tell({"event": "segment", **segment_document(segment)})
+                emit({"event": "segment", **segment_document(segment)})
 
             def on_progress(seconds: float) -> None:
                 if stop.is_set():
                     raise _Stopped
-                tell({"event": "progress", "seconds": seconds})
+                emit({"event": "progress", "seconds": seconds})
 
             return self._translator.translate(
                 upload.path,
@@ -224,9 +227,10 @@ class Translations:
         async with ticket.turn():
             running = asyncio.get_running_loop().run_in_executor(self._threads, translate)
             try:
-                found = await asyncio.shield(running)
+                translation = await asyncio.shield(running)
             except asyncio.CancelledError:
-                # The file stays open until the thread has left it: its number would be reused.
+                # Keep the file open until the thread has finished: otherwise another file could get
+                # the same descriptor, and the thread would read that one.
                 stop.set()
                 while not running.done():
                     with contextlib.suppress(asyncio.CancelledError):
@@ -239,11 +243,11 @@ class Translations:
                 ) from error
             except ConfigError as error:
                 raise RequestError(400, "bad_option", str(error)) from error
-        self._metrics.add("signvit_video_seconds_total", found.seconds)
-        return found
+        self._metrics.add("signvit_video_seconds_total", translation.seconds)
+        return translation
 
     async def _write_captions(self, request: Request) -> Response:
-        """Write segments that the client has, such as corrected ones, as a caption file."""
+        """Write segments that the client sends, such as corrected ones, as a caption file."""
         options = _Options.of(request, self._settings, as_captions=True)
         segments, seconds = await read_segments(request)
         return self._captions(segments, seconds, options)
@@ -257,7 +261,7 @@ class Translations:
 
 
 class _Options:
-    """Options of a request: query parameters, or fields of its form. Raises RequestError."""
+    """Options of a request: its query parameters and form fields. Raises RequestError."""
 
     def __init__(self, values: dict[str, str], settings: ServerSettings, as_captions: bool):
         self._values = values
@@ -276,70 +280,70 @@ class _Options:
         self.format = values.get("format", "vtt")
         _check_choice("decode", self.decode, DECODER_NAMES)
         _check_choice("format", self.format, FORMATS)
-        self.inference = InferenceOptions()  # values that replace those of the model's config
+        self.inference = InferenceOptions()  # replaces values of the model's config
         if "min_confidence" in values:
-            self.inference["min_confidence"] = _share("min_confidence", values["min_confidence"])
+            self.inference["min_confidence"] = _fraction("min_confidence", values["min_confidence"])
 
     @classmethod
     def of(cls, request: Request, settings: ServerSettings, as_captions: bool) -> "_Options":
         return cls(dict(request.query_params), settings, as_captions)
 
     def with_fields(self, fields: dict[str, str]) -> "_Options":
-        """Return the options with those of the form."""
+        """Return these options, updated by the fields of the form."""
         return _Options(self._values | fields, self._settings, self._as_captions)
 
 
 async def read_segments(request: Request) -> tuple[list[Segment], float | None]:
     """Read `{"segments": [{"start", "end", "text", "words"}], "seconds"}`.
 
-    Words that are not those of the text, such as of one that was corrected, are left out. Raises
-    RequestError.
+    Words that do not match their text, for example because the text was corrected, are dropped.
+    Raises RequestError.
     """
     document = await read_json(request, _MAX_JSON_BYTES)
-    wrong = RequestError(
+    refusal = RequestError(
         400,
         "bad_segments",
         'allowed: {"segments": [{"start": 0.0, "end": 1.5, "text": "..."}, ...], "seconds": 9.0}, '
         f"at most {_MAX_SEGMENTS:,} segments, times from 0 to {_MAX_TIME:g}",
     )
     if not isinstance(document, dict) or not isinstance(document.get("segments"), list):
-        raise wrong
+        raise refusal
     seconds = document.get("seconds")
     if seconds is not None and not _is_time(seconds):
-        raise wrong
-    found = []
+        raise refusal
+    segments = []
     for item in document["segments"]:
         if not isinstance(item, dict) or not isinstance(item.get("text"), str):
-            raise wrong
+            raise refusal
         start, end, confidence = item.get("start"), item.get("end"), item.get("confidence")
         if not _is_time(start) or not _is_time(end):
-            raise wrong
+            raise refusal
         if confidence is not None and not _is_time(confidence):
-            raise wrong
+            raise refusal
         words = _words(item["text"], item.get("words"))
-        found.append(Segment(start, end, item["text"], confidence=confidence, words=words))
-    if len(found) > _MAX_SEGMENTS:
-        raise wrong
-    return found, seconds
+        segments.append(Segment(start, end, item["text"], confidence=confidence, words=words))
+    if len(segments) > _MAX_SEGMENTS:
+        raise refusal
+    return segments, seconds
 
 
-def _words(text: str, given: object) -> tuple[Word, ...]:
-    """The words of a text as the server itself sends them; () where they are not its words."""
-    if not isinstance(given, list) or not all(isinstance(word, dict) for word in given):
+def _words(text: str, items: object) -> tuple[Word, ...]:
+    """Return the words of a text from their JSON items; () if these do not match the text."""
+    if not isinstance(items, list) or not all(isinstance(item, dict) for item in items):
         return ()
     pieces = writing_systems.pieces(text)
-    if [word.get("text") for word in given] != [piece.removeprefix(" ") for piece in pieces]:
+    if [item.get("text") for item in items] != [piece.removeprefix(" ") for piece in pieces]:
         return ()
-    return tuple(_word(piece, word) for piece, word in zip(pieces, given))
+    return tuple(_word(piece, item) for piece, item in zip(pieces, items))
 
 
-def _word(piece: str, given: dict[str, object]) -> Word:
-    confidence, start, end = (given.get(name) for name in ("confidence", "start", "end"))
+def _word(piece: str, item: dict[str, object]) -> Word:
+    start, end, confidence = item.get("start"), item.get("end"), item.get("confidence")
     text, space = piece.removeprefix(" "), piece.startswith(" ")
-    sure = float(confidence) if _is_time(confidence) else math.nan
-    if given.get("timed_by") == FROM_CTC and _is_time(start) and _is_time(end):
-        return TimedWord(text, sure, space, start=float(start), end=float(end))
-    return Word(text, sure, space)
+    confidence = float(confidence) if _is_time(confidence) else math.nan
+    if item.get("timed_by") == FROM_CTC and _is_time(start) and _is_time(end):
+        return TimedWord(text, confidence, space, start=float(start), end=float(end))
+    return Word(text, confidence, space)
 
 
 async def read_json(request: Request, max_bytes: int) -> object:
@@ -375,7 +379,7 @@ def _check_choice(name: str, value: str, allowed: tuple[str, ...]) -> None:
         )
 
 
-def _share(name: str, text: str) -> float:
+def _fraction(name: str, text: str) -> float:
     try:
         value = float(text)
     except ValueError:
@@ -388,15 +392,15 @@ def _share(name: str, text: str) -> float:
 
 
 async def _disconnection(request: Request) -> None:
-    """Wait until the client has gone; its body has been received."""
+    """Wait until the client disconnects. Its complete body was received before."""
     while (await request.receive())["type"] != "http.disconnect":
         pass
 
 
 async def _drain(receive: Receive) -> None:
-    """Receive the rest of a refused upload for a while.
+    """Receive and discard the rest of a refused upload, for at most `_DRAIN_SECONDS`.
 
-    A client that still sends would otherwise lose the answer with its connection.
+    A client whose connection closes while it still sends would not get the answer.
     """
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(_DRAIN_SECONDS):

@@ -1,7 +1,7 @@
-"""Uploaded videos: cut at their limit while they arrive, in files that have no name.
+"""Uploaded videos: stored in files without a name, and refused as soon as they are too large.
 
-A file without a name is gone when it is closed, and when the process ends in any way, killed or
-not.
+The system removes a file without a name when it is closed, and when the process ends, even if it
+is killed.
 """
 
 import asyncio
@@ -19,14 +19,20 @@ from starlette.requests import ClientDisconnect, Request
 
 from signvit_jax.web.responses import RequestError
 
-_MAX_FIELD_BYTES = 10_000  # of all fields besides the video
+_MAX_FIELD_BYTES = 10_000  # of all fields except the video, together
 _MAX_PARTS = 20
-_MAX_HEADER_BYTES = 10_000  # of all parts
+_MAX_HEADER_BYTES = 10_000  # of the headers of all parts, together
 
 
 @dataclasses.dataclass
 class Upload:
-    """A video that was received, and the fields beside it."""
+    """An uploaded video, and the other fields of its form.
+
+    Attributes:
+        file: The video, in a file without a name.
+        size: Bytes of the video.
+        fields: Name -> text of the other fields.
+    """
 
     file: IO[bytes]
     size: int = 0
@@ -34,19 +40,21 @@ class Upload:
 
     @property
     def path(self) -> str:
-        """Path by which the decoding child opens the file; gone once the file is closed."""
+        """Path by which a decoding child process opens the file, until the file is closed."""
         return f"/proc/{os.getpid()}/fd/{self.file.fileno()}"
 
 
 @contextlib.asynccontextmanager
-async def received(request: Request, max_bytes: int, idle_seconds: float) -> AsyncIterator[Upload]:
-    """Receive the video of a request: the part `video` of a form, or its body.
+async def receive_upload(
+    request: Request, max_bytes: int, idle_seconds: float
+) -> AsyncIterator[Upload]:
+    """Receive the video of a request: the part `video` of a form, or the complete body.
 
-    Raises RequestError, as soon as the video has more than `max_bytes` or nothing has arrived for
-    `idle_seconds`, and ClientDisconnect.
+    Raises RequestError as soon as the video has more than `max_bytes`, or if nothing arrives for
+    `idle_seconds`. Raises ClientDisconnect if the client disconnects.
     """
-    announced = request.headers.get("content-length", "")
-    if announced.isdecimal() and int(announced) > max_bytes + 2 * _MAX_FIELD_BYTES:
+    declared_size = request.headers.get("content-length", "")
+    if declared_size.isdecimal() and int(declared_size) > max_bytes + 2 * _MAX_FIELD_BYTES:
         raise _too_large(max_bytes)
     content_type, options = parse_options_header(request.headers.get("content-type", ""))
     with tempfile.TemporaryFile(prefix="signvit_upload_") as file:
@@ -74,15 +82,15 @@ async def received(request: Request, max_bytes: int, idle_seconds: float) -> Asy
 
 
 class _Form:
-    """A form that is parsed while it arrives."""
+    """Parser of a form while it arrives."""
 
     def __init__(self, upload: Upload, boundary: bytes, max_bytes: int):
         self._upload = upload
         self._max_bytes = max_bytes
-        self._pending: list[bytes] = []  # of the video, to be written
+        self._pending: list[bytes] = []  # parts of the video that are not written yet
         self._header_name = b""
         self._header_value = b""
-        self._part = ""
+        self._part = ""  # name of the current part
         self._counts = {"parts": 0, "headers": 0, "fields": 0}
         self._has_ended = False
         self._parser = MultipartParser(
@@ -108,16 +116,15 @@ class _Form:
         self._pending.clear()
 
     def finish(self) -> None:
-        """Raise RequestError if the form has not ended."""
+        """Raise RequestError if the form is not complete."""
         if not self._has_ended:
             raise RequestError(400, "bad_form", "the form ends before its last boundary")
 
-    def _count(self, what: str, number: int, most: int) -> None:
+    def _count(self, what: str, number: int, limit: int) -> None:
+        unit = what if what == "parts" else f"bytes of {what}"
         self._counts[what] += number
-        if self._counts[what] > most:
-            raise RequestError(
-                400, "bad_form", f"the form has more than {most} {what} (bytes, or parts)"
-            )
+        if self._counts[what] > limit:
+            raise RequestError(400, "bad_form", f"the form has more than {limit} {unit}")
 
     def _begin_part(self) -> None:
         self._count("parts", 1, _MAX_PARTS)
@@ -150,7 +157,7 @@ class _Form:
 
 
 async def _chunks(request: Request, idle_seconds: float) -> AsyncIterator[bytes]:
-    """Yield the body as it arrives. Raises RequestError and ClientDisconnect."""
+    """Yield the pieces of the body as they arrive. Raises RequestError and ClientDisconnect."""
     stream = request.stream()
     while True:
         try:
@@ -186,4 +193,4 @@ def _too_large(max_bytes: int) -> RequestError:
     )
 
 
-__all__ = ["ClientDisconnect", "Upload", "received"]
+__all__ = ["ClientDisconnect", "Upload", "receive_upload"]

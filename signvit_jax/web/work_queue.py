@@ -1,4 +1,4 @@
-"""The queue of translations: some run, some wait, and the rest is refused with its place."""
+"""The queue of translations: some run, some wait, and further ones are refused."""
 
 import asyncio
 import collections
@@ -8,11 +8,11 @@ from collections.abc import AsyncIterator, Iterator
 
 from signvit_jax.web.responses import RequestError
 
-_RECENT = 20  # translations whose time tells how long waiting will take
+_RECENT = 20  # number of recent translations from which waiting times are estimated
 
 
 class Ticket:
-    """A place in the queue, from the acceptance of a request on."""
+    """An accepted translation in the queue."""
 
     def __init__(self, queue: "WorkQueue"):
         self._queue = queue
@@ -20,22 +20,27 @@ class Ticket:
 
     @property
     def place(self) -> int:
-        """How many are served before this one, and one more; 0 once it runs."""
+        """Position among the waiting translations, from 1; 0 if it does not wait."""
         return self._queue.place_of(self)
 
     @contextlib.asynccontextmanager
     async def turn(self) -> AsyncIterator[None]:
-        """Wait for the turn, and keep it until the end of the block."""
+        """Wait until this translation may run; it counts as running until the block ends."""
         await self._queue.wait_for(self)
-        began = time.monotonic()
+        start = time.monotonic()
         try:
             yield
         finally:
-            self._queue.release(time.monotonic() - began)
+            self._queue.release(time.monotonic() - start)
 
 
 class WorkQueue:
-    """At most `max_running` translations run, `max_waiting` more are accepted."""
+    """A queue in which at most `max_running` translations run and `max_waiting` wait.
+
+    Attributes:
+        running: Number of running translations.
+        is_closed: True once the server stops and accepts no more translations.
+    """
 
     def __init__(self, max_running: int, max_waiting: int):
         self._max_running = max_running
@@ -53,9 +58,12 @@ class WorkQueue:
 
     @contextlib.contextmanager
     def enter(self) -> Iterator[Ticket]:
-        """Accept a translation; yield its ticket. Raises RequestError if the queue is full."""
+        """Accept a translation; yield its ticket.
+
+        Raises RequestError if the queue is full or closed.
+        """
         if self.is_closed:
-            raise stopping()
+            raise stopping_error()
         if len(self._accepted) >= self._max_running + self._max_waiting:
             place = self.waiting + 1
             seconds = self.expected_seconds(place)
@@ -76,19 +84,19 @@ class WorkQueue:
             self._accepted.discard(ticket)
 
     def expected_seconds(self, place: int) -> int:
-        """Seconds until a translation at this place has its turn, by the recent ones; >= 1."""
+        """Estimated seconds until a translation at this place may run, at least 1."""
         mean = sum(self._seconds) / len(self._seconds) if self._seconds else 2.0
         return max(1, round(mean * place / self._max_running))
 
     def place_of(self, ticket: Ticket) -> int:
-        """As `Ticket.place`."""
+        """Return the position of a ticket, as `Ticket.place`."""
         for number, (other, _) in enumerate(self._waiting, 1):
             if other is ticket:
                 return number
         return 0
 
     async def wait_for(self, ticket: Ticket) -> None:
-        """Wait until it is this ticket's turn, in the order of asking."""
+        """Wait until the translation of `ticket` may run. The first to wait is the first to run."""
         if self.running < self._max_running and not self._waiting:
             self.running += 1
             return
@@ -98,14 +106,17 @@ class WorkQueue:
         try:
             await turn
         except asyncio.CancelledError:
-            if turn.done() and not turn.cancelled():  # it came at the same moment
+            if turn.done() and not turn.cancelled():  # the turn came before the cancellation
                 self.release(None)
             else:
                 self._waiting.remove(entry)
             raise
 
     def release(self, seconds: float | None) -> None:
-        """Give a turn to the next one; `seconds` is how long this one took."""
+        """End a running translation, and let the next one run.
+
+        `seconds` is its running time; None if it did not run.
+        """
         if seconds is not None:
             self._seconds.append(seconds)
         self.running -= 1
@@ -116,12 +127,12 @@ class WorkQueue:
                 turn.set_result(None)
 
     async def finish(self) -> None:
-        """Accept nothing more, and wait until what was accepted is done."""
+        """Accept no more translations, and wait until the accepted ones are done."""
         self.is_closed = True
         while self._accepted:
             await asyncio.sleep(0.05)
 
 
-def stopping() -> RequestError:
-    """The answer of a server that ends."""
-    return RequestError(503, "stopping", "the server is stopping; it finishes what it has accepted")
+def stopping_error() -> RequestError:
+    """Return the error of a server that is stopping."""
+    return RequestError(503, "stopping", "the server is stopping and accepts no requests")

@@ -1,4 +1,4 @@
-"""`signvit compare`: significance against slow and independent code, and what is refused."""
+"""`signvit compare`: significance tests against independent code, its outputs and errors."""
 
 import dataclasses
 import json
@@ -24,8 +24,8 @@ REFERENCES = [
 ]
 
 
-def worse(share, seed=0):
-    """The references with this share of words replaced."""
+def with_errors(share, seed=0):
+    """Return the references with a share of their words (0 to 1) replaced."""
     rng = random.Random(seed)
     return [
         " ".join(rng.choice(WORDS) if rng.random() < share else word for word in text.split())
@@ -33,78 +33,82 @@ def worse(share, seed=0):
     ]
 
 
-def evaluated(texts, decoder="beam", ids=None):
+def results_of(texts, decoder="beam", ids=None):
+    """Return the results of an evaluation whose hypotheses are `texts`."""
     ids = ids or [f"clip{number:02d}" for number in range(len(texts))]
-    return Results(
-        "test",
-        "toy",
-        100,
-        {decoder: metrics.score(REFERENCES, texts)},
-        tuple(Prediction(i, r, {decoder: t}) for i, r, t in zip(ids, REFERENCES, texts)),
+    predictions = tuple(
+        Prediction(clip, reference, {decoder: text})
+        for clip, reference, text in zip(ids, REFERENCES, texts)
     )
+    return Results("test", "toy", 100, {decoder: metrics.score(REFERENCES, texts)}, predictions)
 
 
-def side(name, texts, config=None, series=None):
-    return Side(name, evaluated(texts), config, series or {})
+def side(name, texts):
+    return Side(name, results_of(texts), None, {})
 
 
 def test_scores_are_those_of_eval_and_intervals_those_of_sacrebleu():
-    good, bad = worse(0.1), worse(0.5, 1)
-    found = compare([side("a", good), side("b", bad)], "beam", 200)
+    good, bad = with_errors(0.1), with_errors(0.5, 1)
+    comparison = compare([side("a", good), side("b", bad)], "beam", 200)
     for number, texts in enumerate((good, bad)):
         expected = metrics.score(REFERENCES, texts)
-        assert found.scores["BLEU-4"][number].score == pytest.approx(expected.bleu4)
-        assert found.scores["chrF"][number].score == pytest.approx(expected.chrf)
-        assert found.scores["WER"][number].score == pytest.approx(100 * expected.wer)
-        assert found.scores["exact match"][number].score == pytest.approx(
+        assert comparison.scores["BLEU-4"][number].score == pytest.approx(expected.bleu4)
+        assert comparison.scores["chrF"][number].score == pytest.approx(expected.chrf)
+        assert comparison.scores["WER"][number].score == pytest.approx(100 * expected.wer)
+        assert comparison.scores["exact match"][number].score == pytest.approx(
             100 * expected.exact_match
         )
-        # sacreBLEU's interval of a single system, by another function of sacreBLEU.
+        # sacreBLEU computes the interval of a single system by another function.
         alone = BLEU(force=True).corpus_score(texts, [REFERENCES], n_bootstrap=200)
-        assert found.scores["BLEU-4"][number].interval == pytest.approx(alone._ci)
-    assert [of_sides[0].p_value for of_sides in found.scores.values()] == [None] * 4
-    assert all(of_sides[1].p_value < 0.01 for of_sides in found.scores.values())
-    assert "bs:200" in found.signature and "tok:13a" in found.signature
+        assert comparison.scores["BLEU-4"][number].interval == pytest.approx(alone._ci)
+    assert [scores[0].p_value for scores in comparison.scores.values()] == [None] * 4
+    assert all(scores[1].p_value < 0.01 for scores in comparison.scores.values())
+    assert "bs:200" in comparison.signature and "tok:13a" in comparison.signature
 
 
 def test_similar_systems_do_not_differ_significantly():
-    found = compare([side("a", worse(0.3, 1)), side("b", worse(0.3, 2))], "beam", 200)
-    assert all(of_sides[1].p_value > 0.05 for of_sides in found.scores.values())
-    same = compare([side("a", worse(0.3)), side("b", worse(0.3))], "beam", 200)
-    assert all(of_sides[1].score == of_sides[0].score for of_sides in same.scores.values())
-    assert [of_sides[1].p_value for of_sides in same.scores.values()] == [1.0] * 4
+    comparison = compare(
+        [side("a", with_errors(0.3, 1)), side("b", with_errors(0.3, 2))], "beam", 200
+    )
+    assert all(scores[1].p_value > 0.05 for scores in comparison.scores.values())
+    same = compare([side("a", with_errors(0.3)), side("b", with_errors(0.3))], "beam", 200)
+    assert all(scores[1].score == scores[0].score for scores in same.scores.values())
+    assert [scores[1].p_value for scores in same.scores.values()] == [1.0] * 4
     assert most_different(same, 10) == []
 
 
-def test_the_bootstrap_of_rates_is_that_of_a_slow_loop():
+def test_the_bootstrap_of_rates_equals_a_slow_loop():
     rng = np.random.default_rng(0)
+    # Of 2 systems and 30 clips: errors, and words of the reference.
     counts = np.stack([rng.integers(0, 5, (2, 30)), np.full((2, 30), 4)], axis=-1).astype(float)
-    found = paired_bootstrap(counts, 130)
+    scores = paired_bootstrap(counts, 130)
     draws = np.random.default_rng(12345)
-    rates = []
-    for size in (64, 64, 2):
+    sampled_rates = []  # of both systems, for each resample
+    for size in (64, 64, 2):  # the resamples are drawn in blocks
         for clips in draws.choice(30, size=(size, 30)):
-            rates.append([sum(of_side[clips, 0]) / sum(of_side[clips, 1]) for of_side in counts])
-    differences = [abs(b - a) for a, b in rates]
-    real = [of_side[:, 0].sum() / of_side[:, 1].sum() for of_side in counts]
-    above = [d - sum(differences) / 130 > abs(real[1] - real[0]) for d in differences]
-    assert found[1].p_value == pytest.approx((sum(above) + 1) / 131)
+            rates = [sum(system[clips, 0]) / sum(system[clips, 1]) for system in counts]
+            sampled_rates.append(rates)
+    differences = [abs(second - first) for first, second in sampled_rates]
+    mean_difference = sum(differences) / 130
+    rates = [system[:, 0].sum() / system[:, 1].sum() for system in counts]
+    is_larger = [value - mean_difference > abs(rates[1] - rates[0]) for value in differences]
+    assert scores[1].p_value == pytest.approx((sum(is_larger) + 1) / 131)
     for number in range(2):
-        ordered = sorted(row[number] for row in rates)
-        assert found[number].interval == pytest.approx(50 * (ordered[-4] - ordered[3]))
-        assert found[number].score == pytest.approx(100 * real[number])
+        ordered = sorted(row[number] for row in sampled_rates)
+        assert scores[number].interval == pytest.approx(50 * (ordered[-4] - ordered[3]))
+        assert scores[number].score == pytest.approx(100 * rates[number])
 
 
 def test_clips_that_differ_most_come_first():
     texts = [*REFERENCES]
     texts[7], texts[3] = "", REFERENCES[3] + " dog"
-    found = compare([side("a", REFERENCES), side("b", texts)], "beam", 100)
-    assert most_different(found, 5) == [7, 3]
+    comparison = compare([side("a", REFERENCES), side("b", texts)], "beam", 100)
+    assert most_different(comparison, 5) == [7, 3]
 
 
 def write_run(folder, texts, config=None, ids=None, split="test", decoder="beam"):
     (folder / "eval").mkdir(parents=True)
-    results.write(evaluated(texts, decoder, ids), folder / "eval" / f"{split}.json")
+    results.write(results_of(texts, decoder, ids), folder / "eval" / f"{split}.json")
     (folder / "config.json").write_text(schema.to_json(config or schema.Config()))
     (folder / "metrics.csv").write_text(
         "step,train/loss,validation/wer\n10,2.5,0.9\n20,1.5,0.6\n30,nan,\n"
@@ -119,8 +123,8 @@ def runs(tmp_path):
         config, training=dataclasses.replace(config.training, num_epochs=77)
     )
     return [
-        write_run(tmp_path / "one" / "small", worse(0.4)),
-        write_run(tmp_path / "two" / "small", worse(0.1, 1), longer),
+        write_run(tmp_path / "one" / "small", with_errors(0.4)),
+        write_run(tmp_path / "two" / "small", with_errors(0.1, 1), longer),
     ]
 
 
@@ -141,10 +145,10 @@ def test_a_results_file_is_compared_with_a_run_and_json_has_the_numbers(runs, tm
     output = tmp_path / "compare.json"
     systems = [runs[0], runs[1] / "eval" / "test.json"]
     assert tiny_run.command(command.main, *systems, "--samples=100", f"--output={output}") == 0
-    found = json.loads(output.read_text())
-    assert found["systems"] == ["small", "test.json"]
-    assert found["config"]["training.num_epochs"][1] == 77
-    wer = found["decoders"]["beam"]["scores"]["WER"]
+    document = json.loads(output.read_text())
+    assert document["systems"] == ["small", "test.json"]
+    assert document["config"]["training.num_epochs"][1] == 77
+    wer = document["decoders"]["beam"]["scores"]["WER"]
     assert wer[0]["score"] > wer[1]["score"] and wer[1]["p_value"] < 0.05
     assert tiny_run.command(command.main, *runs, "--samples=100", f"--output={tmp_path}/c.png") == 0
     assert (tmp_path / "c.png").read_bytes().startswith(b"\x89PNG")
@@ -156,24 +160,23 @@ def test_names_are_text_in_the_page(runs):
     comparison = compare(sides, "beam", 100)
     assert "<b>$" not in as_html(sides, [comparison])
     assert json.loads(as_json(sides, [comparison]))["systems"][0].startswith("<b>$")
-    assert curves_png([dataclasses.replace(one, metrics={}) for one in sides]) is None
+    assert curves_png([dataclasses.replace(side, metrics={}) for side in sides]) is None
     assert [key for key, _ in config_differences(sides)] == ["training.num_epochs"]
 
 
-def test_short_names_tell_paths_apart(tmp_path):
+def test_short_names_of_paths_are_unique(tmp_path):
     assert short_names([tmp_path / "a" / "x", tmp_path / "b" / "x"]) == ["a/x", "b/x"]
     assert short_names([tmp_path / "a", tmp_path / "b"]) == ["a", "b"]
     assert short_names([tmp_path / "a", tmp_path / "a"])[1].endswith("(2)")
 
 
-def test_other_clips_are_refused_with_the_number_shared(runs, tmp_path, capfd):
+def test_results_of_other_clips_are_refused_with_the_number_of_shared_ones(runs, tmp_path, capfd):
     ids = [f"clip{number:02d}" for number in range(10, 70)]
-    other = write_run(tmp_path / "other", worse(0.1), ids=ids)
+    other = write_run(tmp_path / "other", with_errors(0.1), ids=ids)
     assert tiny_run.command(command.main, runs[0], other) == 2
     shown = capfd.readouterr().err
     assert "of which 50 are shared" in shown and "toy test" in shown
-    changed = (runs[1] / "eval" / "test.json").read_text()
-    document = json.loads(changed)
+    document = json.loads((runs[1] / "eval" / "test.json").read_text())
     document["predictions"][4]["reference"] = "something else"
     (tmp_path / "changed.json").write_text(json.dumps(document))
     assert tiny_run.command(command.main, runs[0], tmp_path / "changed.json") == 2
@@ -189,7 +192,7 @@ def test_clips_in_another_order_are_the_same_clips(runs, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("arguments", "named"),
+    ("arguments", "message"),
     [
         (["{0}"], "give at least two"),
         (["{0}", "/nowhere"], "/nowhere does not exist"),
@@ -200,13 +203,13 @@ def test_clips_in_another_order_are_the_same_clips(runs, tmp_path):
         (["{0}", "{1}/config.json"], "not a results file"),
     ],
 )
-def test_wrong_usage_is_exit_2(runs, capfd, arguments, named):
+def test_wrong_usage_is_exit_2(runs, capfd, arguments, message):
     arguments = [argument.format(*runs) for argument in arguments]
     assert tiny_run.command(command.main, *arguments) == 2
-    assert named in capfd.readouterr().err
+    assert message in capfd.readouterr().err
 
 
 def test_systems_without_a_common_decoder_are_refused(runs, tmp_path, capfd):
-    other = write_run(tmp_path / "other", worse(0.1), decoder="ctc")
+    other = write_run(tmp_path / "other", with_errors(0.1), decoder="ctc")
     assert tiny_run.command(command.main, runs[0], other) == 2
     assert "small has beam; other has ctc" in capfd.readouterr().err

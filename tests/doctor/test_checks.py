@@ -1,4 +1,4 @@
-"""Each check of `signvit doctor` as a function of faked facts: level, reason and advice."""
+"""The checks of `signvit doctor` on fake facts: level, finding and advice."""
 
 import dataclasses
 import re
@@ -47,7 +47,7 @@ DATA = run_files.DataFacts(
 FIT = config_fit.FitFacts(GIB, 70 * GIB, 1, 2, "gpu")
 HOSTS = hosts.HostFacts()
 
-# Facts with one thing changed, and what the check must say: level, found, advice.
+# Check, facts, changes of the facts, and the expected level, finding and advice (as patterns).
 CASES = [
     (soft.check_python, PYTHON, {}, "ok", "3.12.1, 64-bit, in a venv", ""),
     (soft.check_python, PYTHON, {"version": (3, 11, 9)}, "bad", "3.11.9", "Python 3.12 or newer"),
@@ -334,13 +334,14 @@ CASES = [
         for number, (check, _, _, level, *_) in enumerate(CASES)
     ],
 )
-def test_a_check_says_what_is_wrong_and_what_to_do(check, facts, changes, level, found, advice):
+def test_a_check_reports_the_problem_and_what_to_do(check, facts, changes, level, found, advice):
     finding = check(dataclasses.replace(facts, **changes))
     assert finding.level == level, finding
     assert re.search(found, finding.found), finding.found
     assert re.search(advice, finding.advice), finding.advice
-    explains = finding.level in ("ok", "skipped") or check is run_files.check_data
-    assert explains or finding.advice  # an error of a data set has its own
+    # The error of a data set has its own advice.
+    needs_no_advice = finding.level in ("ok", "skipped") or check is run_files.check_data
+    assert needs_no_advice or finding.advice
 
 
 @pytest.mark.parametrize(
@@ -354,13 +355,13 @@ def test_a_check_says_what_is_wrong_and_what_to_do(check, facts, changes, level,
         ({"locks": False}, "note", "locks keep no other process out"),
         ({"flush_seconds": 2.0}, "note", "takes 2.0 s"),
         ({"file_system": "tmpfs"}, "note", "memory, and gone"),
-        ({"free": 1, "must_write": False}, "ok", ""),  # a data set is only read
+        ({"free": 1, "must_write": False}, "ok", ""),  # a folder that is only read needs no space
     ],
 )
-def test_folders(changes, level, found):
+def test_findings_about_folders(changes, level, found):
     changed = dataclasses.replace(FOLDER, **changes)
-    fine = dataclasses.replace(FOLDER, use="temporary files")
-    finding = machine.check_folders(machine.FoldersFacts((fine, changed)))
+    good = dataclasses.replace(FOLDER, use="temporary files")
+    finding = machine.check_folders(machine.FoldersFacts((good, changed)))
     assert finding.level == level and found in finding.found
     assert finding.level == "ok" or finding.advice
 
@@ -379,14 +380,14 @@ def test_joined_findings_begin_with_the_worst():
     assert both == Finding("x", "bad", "broken; fine", "repair it")
 
 
-def test_quick_leaves_out_what_is_slow_and_flags_what_is_not_given():
+def test_quick_skips_slow_checks():
     levels = {check.name: check.run(Request(quick=True))[0].level for check in CHECKS if check.slow}
     assert levels == dict.fromkeys(
         ("devices", "attention", "codecs", "data_set", "config"), "skipped"
     )
 
 
-def test_the_shape_of_attention_is_that_of_the_configs_vit():
+def test_the_shape_of_attention_is_that_of_the_vit_in_the_config():
     assert devices.attention_shape(Config()) == (197, 16, 64)
     small = load_config("small")
     tokens, heads, width = devices.attention_shape(small)

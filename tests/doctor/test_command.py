@@ -1,4 +1,4 @@
-"""`signvit doctor`: its output, its exit codes, and what it does not give away."""
+"""`signvit doctor`: output, exit codes, and that private paths are not printed."""
 
 import json
 from pathlib import Path
@@ -13,14 +13,14 @@ from signvit_jax.runtime.exit_codes import run_command
 
 @pytest.fixture
 def checks(monkeypatch):
-    """Replace the checks by two; the second's level can be set."""
+    """Return a function that replaces the checks by two, and sets the level of the second."""
 
     def use(level, found="all \x1b[31mfine", advice="do this"):
+        first = Finding("", "ok", "fine")
+        second = Finding("", level, found, advice)
         pair = (
-            Check("first", lambda request: request, lambda facts: Finding("", "ok", "fine")),
-            Check(
-                "second", lambda request: request, lambda facts: Finding("", level, found, advice)
-            ),
+            Check("first", lambda request: request, lambda facts: first),
+            Check("second", lambda request: request, lambda facts: second),
         )
         monkeypatch.setattr(command, "CHECKS", pair)
         monkeypatch.setattr(
@@ -33,17 +33,17 @@ def checks(monkeypatch):
 
 
 @pytest.mark.parametrize(("level", "code"), [("ok", 0), ("note", 0), ("skipped", 0), ("bad", 1)])
-def test_only_what_is_bad_changes_the_exit_code(checks, capsys, level, code):
+def test_only_bad_findings_change_the_exit_code(checks, capsys, level, code):
     checks(level)
     assert run_command(lambda: command.main(["--quick"])) == code
     printed = capsys.readouterr().out
     assert "second" in printed and "\\x1b[31mfine" in printed
     assert ("-> do this" in printed) == (level in ("note", "bad"))
-    counted = "2 ok" if level == "ok" else f"1 {level}"
-    assert counted in printed.splitlines()[-1]
+    count = "2 ok" if level == "ok" else f"1 {level}"
+    assert count in printed.splitlines()[-1]
 
 
-def test_json_has_the_facts_and_no_home(checks, capsys):
+def test_json_has_the_facts_without_the_home_folder(checks, capsys):
     checks("bad", found=f"{Path.home()}/secret cannot be read")
     assert run_command(lambda: command.main(["--json", f"--workdir={Path.home()}/x"])) == 1
     printed = capsys.readouterr().out
@@ -53,21 +53,21 @@ def test_json_has_the_facts_and_no_home(checks, capsys):
     assert content["checks"][1]["facts"]["workdir"] == "~/x"
 
 
-def test_a_workdir_brings_its_config_and_data(trained, checks, monkeypatch):
-    seen = []
+def test_a_workdir_sets_the_config_and_the_data_folder(trained, checks, monkeypatch):
+    requests = []
     checks("ok")
     monkeypatch.setattr(
-        command, "run_checks", lambda request, seconds: seen.append(request) or iter(())
+        command, "run_checks", lambda request, seconds: requests.append(request) or iter(())
     )
     command.main([f"--workdir={trained.workdir}"])
-    assert seen[0].config is not None and seen[0].data_dir == str(trained.data_dir)
+    assert requests[0].config is not None and requests[0].data_dir == str(trained.data_dir)
     command.main(["--config=small", "--config.data.data_dir=/nowhere"])
-    assert seen[1].data_dir == "" and seen[1].config is not None
+    assert requests[1].data_dir == "" and requests[1].config is not None
     command.main(["--workdir=/nowhere"])
-    assert seen[2] == Request(workdir="/nowhere")
+    assert requests[2] == Request(workdir="/nowhere")
 
 
-def test_a_wrong_config_is_wrong_usage(capsys):
+def test_an_unknown_config_is_wrong_usage(capsys):
     assert run_command(lambda: command.main(["--config=smal"])) == 2
     assert "no preset 'smal'" in capsys.readouterr().err
 

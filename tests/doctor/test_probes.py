@@ -1,4 +1,4 @@
-"""What the probes of `signvit doctor` find: in faked files of the kernel, and in real folders."""
+"""Probes of `signvit doctor`, on fake files of the kernel and on real folders."""
 
 import json
 import os
@@ -32,6 +32,7 @@ from tests.helpers import tiny_run
 
 
 def write(root: Path, **files: str) -> Path:
+    """Write files below `root`. In their names "__" stands for "/", and "_DOT_" for "."."""
     for name, text in files.items():
         path = root / name.replace("__", "/").replace("_DOT_", ".")
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -40,6 +41,7 @@ def write(root: Path, **files: str) -> Path:
 
 
 def kernel(tmp_path: Path, cgroup: str, **files: str) -> Path:
+    """Write files of a kernel with 64 GiB of memory, half of it available."""
     meminfo = "MemTotal: 67108864 kB\nMemAvailable: 33554432 kB\n"
     return write(tmp_path, proc__meminfo=meminfo, proc__self__cgroup=cgroup, **files)
 
@@ -100,7 +102,7 @@ def test_a_gpu_is_seen_without_jax(tmp_path, monkeypatch):
     assert (facts.nvidia, facts.tpu, facts.driver) == (1, 1, "550.54.15")
     assert facts.shadows == (str(root / "cuda/libcudnn.so.8"),)
     finding = devices.check_accelerators(facts)
-    assert finding.level in ("bad", "note")  # JAX_PLATFORMS=cpu in the tests: chosen
+    assert finding.level in ("bad", "note")  # a note if the tests run with JAX_PLATFORMS=cpu
 
 
 def test_a_platform_without_devices_is_an_error(monkeypatch):
@@ -116,16 +118,16 @@ def test_a_platform_without_devices_is_an_error(monkeypatch):
     assert (skipped.level, skipped.found) == ("skipped", "JAX has no device")
 
 
-def test_nothing_asks_a_device_that_hangs_again(monkeypatch):
-    hanging = Check("devices", fail, devices.check_devices)
-    monkeypatch.setattr(registry, "DEVICES", hanging)
+def test_later_checks_do_not_use_a_device_that_failed(monkeypatch):
+    failing = Check("devices", fail, devices.check_devices)
+    monkeypatch.setattr(registry, "DEVICES", failing)
     later = Check("later", lambda request: request, lambda request: Finding("", "ok", ""))
-    _, (_, request) = registry.run_checks(Request(), 5, (hanging, later))
+    _, (_, request) = registry.run_checks(Request(), 5, (failing, later))
     assert isinstance(request, Request) and request.devices is not None
     assert "the driver is confused" in request.devices.error
 
 
-def test_packages_are_those_that_pip_lists():
+def test_installed_packages_have_the_versions_of_their_metadata():
     facts = software.probe_dependencies(Request())
     assert {"jax", "numpy", "av", "jaxlib"} <= facts.installed.keys()
     assert facts.installed == {name: metadata.version(name) for name in facts.installed}
@@ -146,7 +148,7 @@ def test_the_commit_is_read_without_git(tmp_path):
     assert software.commit_of(tmp_path / "none") == ""
 
 
-# The command tries it in a process of its own, which has no threads.
+# The command does this in a child process without threads, so it gives no such warning.
 @pytest.mark.filterwarnings("ignore:os.fork:RuntimeWarning")
 def test_folders_are_written_to_and_left_empty(tmp_path):
     facts = machine.folder_facts("--workdir", str(tmp_path / "a/b"), must_write=True, trying=True)
@@ -168,7 +170,7 @@ def test_every_drawn_video_is_read():
     assert set(facts.read.values()) == {media_codecs.FRAMES} and not facts.errors
 
 
-def test_a_workdir_that_is_in_use_and_damaged(trained, tmp_path, monkeypatch):
+def test_use_and_damage_of_a_workdir_are_found(trained, tmp_path, monkeypatch):
     shutil.copytree(trained.workdir, tmp_path / "run")
     request = Request(workdir=str(tmp_path / "run"))
     facts = run_files.probe_workdir(request)
@@ -176,17 +178,17 @@ def test_a_workdir_that_is_in_use_and_damaged(trained, tmp_path, monkeypatch):
     assert facts.made_by == facts.version  # train writes it into run.log
     newest = tmp_path / "run" / "checkpoints" / str(facts.step)
     files = (path for path in (newest / "params").rglob("*") if path.is_file())
-    victim = next(path for path in files if path.stat().st_size > 10)
-    victim.write_bytes(b"x" + victim.read_bytes()[1:])
+    damaged = next(path for path in files if path.stat().st_size > 10)
+    damaged.write_bytes(b"x" + damaged.read_bytes()[1:])
     with lock_workdir(Workdir.open(tmp_path / "run")):
         facts = run_files.probe_workdir(request)
     assert facts.holder.startswith(f"process {os.getpid()} on {socket.gethostname()}")
     assert run_files.check_workdir(facts).level == "bad"
     assert "content changed" in facts.damage[0]
-    monkeypatch.setattr(run_files, "_MAX_HASHED", 0)  # as for a large checkpoint: sizes alone
+    monkeypatch.setattr(run_files, "_MAX_HASHED", 0)  # compare only sizes
     facts = run_files.probe_workdir(request)
     assert not facts.hashed and not facts.damage
-    victim.write_bytes(b"x")
+    damaged.write_bytes(b"x")
     assert "1 bytes instead of" in run_files.probe_workdir(request).damage[0]
 
 
@@ -195,7 +197,7 @@ def test_a_lock_of_another_host_is_only_noted(tmp_path):
     lock.write_text(json.dumps({"pid": 1, "host": "elsewhere", "since": "now"}))
     assert run_files.lock_holder(lock) == "process 1 on elsewhere since now, or it was killed"
     lock.write_text(json.dumps({"pid": 1, "host": socket.gethostname(), "since": "now"}))
-    assert run_files.lock_holder(lock) == ""  # it was killed
+    assert run_files.lock_holder(lock) == ""  # the process was killed
     assert run_files.lock_holder(tmp_path / "none") == ""
 
 
@@ -208,14 +210,14 @@ def test_a_data_set_is_read_and_its_damage_found(trained, tmp_path):
     shutil.copytree(trained.data_dir, tmp_path / "data")
     index = next((tmp_path / "data").rglob("train.index.jsonl"))
     shard = next((tmp_path / "data").rglob("*train.array_record*"))
-    missing = Request(data_dir=str(tmp_path / "data"), config_json=to_json(config))
+    copied = Request(data_dir=str(tmp_path / "data"), config_json=to_json(config))
     shard.rename(shard.with_suffix(".gone"))
-    facts = run_files.probe_data(missing)
+    facts = run_files.probe_data(copied)
     assert "lacks 1 of its files" in facts.error
     assert index.exists() and run_files.check_data(facts).level == "bad"
 
 
-def test_clocks_and_process_zero(tmp_path):
+def test_clock_and_coordinator_of_several_processes_are_checked(tmp_path):
     with socket.socket() as server:
         server.bind(("127.0.0.1", 0))
         port = server.getsockname()[1]
@@ -270,7 +272,7 @@ def test_a_probe_that_crashes_hangs_or_fails_is_a_bad_finding(probe, isolated, f
     assert time.monotonic() - start < 25
 
 
-def test_the_checks_at_the_start_are_cheap_and_name_what_is_bad(tmp_path, caplog, monkeypatch):
+def test_the_checks_at_the_start_are_cheap_and_log_bad_findings(tmp_path, caplog, monkeypatch):
     config = load_config("small")
     at_start.check_start(config, tmp_path)  # the first call imports
     start = time.process_time()
@@ -284,7 +286,7 @@ def test_the_checks_at_the_start_are_cheap_and_name_what_is_bad(tmp_path, caplog
     assert warning.startswith("folders: ") and "what to do: delete files" in warning
 
 
-def test_a_fault_of_the_checks_at_the_start_ends_no_run(tmp_path, caplog, monkeypatch):
+def test_an_error_in_the_checks_at_the_start_does_not_end_the_run(tmp_path, caplog, monkeypatch):
     def fail() -> str:
         raise ValueError("odd machine")
 

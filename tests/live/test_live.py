@@ -1,4 +1,4 @@
-"""`signvit live`: sessions of a source, what the terminal shows, and the file that grows."""
+"""`signvit live`: sessions of a source, the terminal, and the caption file."""
 
 import io
 import json
@@ -28,13 +28,13 @@ FRAME = np.zeros((8, 8, 3), np.uint8)
 
 
 class Request(StopRequest):
-    """A request to stop that the test makes."""
+    """A stop request that the test sets."""
 
     requested = False
 
 
 def session():
-    """A session that reads "hello" in any frames."""
+    """Return a session whose text is "hello" for any frames."""
 
     def read(images, rate):
         return Reading(Hypothesis("hello", (), -1.0, 0.9, (Word("hello", 0.9),)), "he")
@@ -43,43 +43,44 @@ def session():
 
 
 def frames(stop, count=10**9, pause=0.01):
+    """Yield `count` frames with a pause in seconds before each, until `stop` is set."""
     for _ in range(count):
         if stop.wait(pause):
             return
         yield FRAME
 
 
-def final(updates):
+def final_texts(updates):
     return [segment.text for update in updates for segment in update.final]
 
 
-def test_a_source_that_ends_gives_all_of_its_text():
-    found = list(updates_of(session(), lambda stop: frames(stop, 20), Request()))
-    assert final(found)[-1] == "hello" and found[-1].partial == "he"
+def test_all_text_of_a_source_that_ends_is_yielded():
+    updates = list(updates_of(session(), lambda stop: frames(stop, 20), Request()))
+    assert final_texts(updates)[-1] == "hello" and updates[-1].partial == "he"
     assert not any(thread.name == "signvit_jax_push" for thread in threading.enumerate())
 
 
 def test_a_signal_ends_the_session_with_the_text_so_far():
     request = Request()
-    found = []
+    updates = []
     for update in updates_of(session(), frames, request):
-        found.append(update)
+        updates.append(update)
         request.requested = True
-    assert len(found) < 40 and final(found)[-1] == "hello"
+    assert len(updates) < 40 and final_texts(updates)[-1] == "hello"
 
 
 def test_a_signal_does_not_wait_for_a_camera_that_hangs():
-    request, hangs = Request(), threading.Event()
+    request, release = Request(), threading.Event()
 
     def stuck(stop):
         yield from frames(stop, 12)
         request.requested = True
-        hangs.wait(30)
+        release.wait(30)
 
-    begin = time.monotonic()
-    assert final(updates_of(session(), stuck, request))[-1:] == ["hello"]
-    assert time.monotonic() - begin < 20
-    hangs.set()
+    start = time.monotonic()
+    assert final_texts(updates_of(session(), stuck, request))[-1:] == ["hello"]
+    assert time.monotonic() - start < 20
+    release.set()
 
 
 def test_a_source_that_fails_raises_after_its_text():
@@ -87,14 +88,14 @@ def test_a_source_that_fails_raises_after_its_text():
         yield from frames(stop, 12)
         raise SourceError("the camera is gone")
 
-    found = []
+    updates = []
     with pytest.raises(SourceError, match="the camera is gone"):
         for update in updates_of(session(), broken, Request()):
-            found.append(update)
-    assert final(found)[-1] == "hello"
+            updates.append(update)
+    assert final_texts(updates)[-1] == "hello"
 
 
-def test_nobody_who_reads_ends_the_session():
+def test_the_session_ends_if_nobody_reads_its_output():
     assert len(list(updates_of(session(), frames, Request(), lambda: True))) == 1
 
 
@@ -110,8 +111,8 @@ def test_the_terminal_shows_partial_text_in_gray_and_final_text_in_white():
         shown.show(update("", partial="and"))
         shown.show(update("", Segment(61.2, 62.0, "good day\x1b[2J")))
     text = file.getvalue()
-    assert "\x1b[90mgood da" in text and "\x1b[90mand" in text  # the decoder's text, else CTC's
-    assert "\x1b[1;97mgood day\\x1b[2J" in text and "1:01" in text  # nothing that it would obey
+    assert "\x1b[90mgood da" in text and "\x1b[90mand" in text  # of decoder, else CTC
+    assert "\x1b[1;97mgood day\\x1b[2J" in text and "1:01" in text  # with escapes
     assert text.index("good da") < text.index("1:01") and shown.num_final == 1
 
 
@@ -135,14 +136,14 @@ def test_the_file_is_complete_after_each_caption(tmp_path, monkeypatch):
 
     with monkeypatch.context() as patch:
         patch.setattr(terminal_captions, "write_atomically", full)
-        with pytest.raises(OutputError, match="No space left on device; it holds"):
+        with pytest.raises(OutputError, match="No space left on device; it keeps"):
             file.add([Segment(1.0, 2.0, "more")])
     assert path.read_text() == first
-    file.add([Segment(2.0, 3.0, "again")])  # nothing that was final is lost
+    file.add([Segment(2.0, 3.0, "again")])  # the text that could not be written before is not lost
     assert "more" in path.read_text() and "again" in path.read_text()
 
 
-def test_the_file_has_times_of_words_and_the_language(tmp_path):
+def test_caption_files_have_word_times_and_the_language(tmp_path):
     words = (TimedWord("good", 0.5, start=0.25, end=0.5), Word("day", 0.5))
     layout = CaptionLayout()
     plain = CaptionFile(tmp_path / "a.json", layout, overwrite=False)
@@ -151,8 +152,8 @@ def test_the_file_has_times_of_words_and_the_language(tmp_path):
     ttml.language = "de-CH"
     for file in (plain, timed, ttml):
         file.add([Segment(0.0, 1.0, "good day", words=words)])
-    (found,) = json.loads((tmp_path / "b.json").read_text())["segments"]
-    assert found["words"][0] == {
+    (segment,) = json.loads((tmp_path / "b.json").read_text())["segments"]
+    assert segment["words"][0] == {
         "text": "good",
         "confidence": 0.5,
         "start": 0.25,
@@ -164,7 +165,7 @@ def test_the_file_has_times_of_words_and_the_language(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("flags", "named"),
+    ("flags", "message"),
     [
         (["--output=captions.doc"], "ends in '.doc'; allowed: .txt, .json"),
         (["--output={}/there.srt"], "there.srt already exists; give --overwrite"),
@@ -177,11 +178,11 @@ def test_the_file_has_times_of_words_and_the_language(tmp_path):
         (["https://host/a.mp4"], "is an address"),
     ],
 )
-def test_wrong_usage_is_exit_2_before_anything_is_loaded(tmp_path, capfd, flags, named):
+def test_wrong_usage_is_exit_2_before_anything_is_loaded(tmp_path, capfd, flags, message):
     (tmp_path / "there.srt").write_text("corrected by hand")
     flags = [flag.format(tmp_path) for flag in flags]
     assert tiny_run.command(command.main, *flags, "--workdir=/nowhere") == 2
-    assert named in capfd.readouterr().err
+    assert message in capfd.readouterr().err
     assert (tmp_path / "there.srt").read_text() == "corrected by hand"
 
 
@@ -201,7 +202,7 @@ def test_the_command_captions_a_packaged_clip(tmp_path, capfd):
     shown = capfd.readouterr()
     lines = [line.split("\t") for line in shown.out.splitlines()]
     segments = json.loads(output.read_text())["segments"]
-    assert len(lines) >= 1 and [text for *_, text in lines] == [one["text"] for one in segments]
+    assert lines and [text for *_, text in lines] == [segment["text"] for segment in segments]
     for segment in segments:
         timed = [word for word in segment["words"] if word["timed_by"] == "ctc"]
         assert len(timed) >= len(segment["words"]) / 2

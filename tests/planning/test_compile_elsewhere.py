@@ -1,6 +1,6 @@
-"""Plans made by XLA's own compilers, in processes of their own.
+"""Plans of training steps by XLA's compilers, which run in child processes.
 
-Without the packages of the extra `plan` what needs them is skipped.
+Tests that need the packages of the extra `plan` are skipped without these packages.
 """
 
 import os
@@ -34,6 +34,7 @@ TINY = [
 
 
 def needs(platform):
+    """Skip the test if the packages for planning for `platform` are missing."""
     missing = missing_packages(platform)
     reason = f"{', '.join(missing)} not found: pip install 'signvit-jax[plan]'"
     return pytest.mark.skipif(bool(missing), reason=reason)
@@ -46,42 +47,42 @@ def test_the_callers_settings_are_kept_and_ours_added():
     assert environment["JAX_PLATFORMS"] == "cpu" and environment["A"] == "b"
     flags = environment["XLA_FLAGS"].split()
     assert flags[-1] == "--mine=1" and "--xla_disable_hlo_passes=rematerialization" in flags
-    # What does not fit a TPU is refused by its compiler, which needs that pass to say so.
+    # The compiler for TPUs needs this pass to refuse a program that does not fit.
     assert child_environment({}, "tpu")["XLA_FLAGS"] == ""
     assert environment["PYTHONPATH"] == f"{REPOSITORY}{os.pathsep}/mine"
 
 
 @pytest.fixture
-def dying(monkeypatch, tmp_path):
-    """A function that puts a shell script, which then fails, in the place of the compiler."""
+def failing_compiler(monkeypatch, tmp_path):
+    """Return a function that replaces the compiler by shell commands and exit code 7."""
 
-    def put(commands):
+    def replace(commands):
         script = tmp_path / "python"
         script.write_text(f"#!/bin/sh\ncat >/dev/null\n{commands}\nexit 7\n")
         script.chmod(0o700)
         monkeypatch.setattr(sys, "executable", str(script))
         monkeypatch.setattr("signvit_jax.planning.compile_elsewhere._is_there", lambda module: True)
 
-    return put
+    return replace
 
 
-def test_a_slow_compiler_is_explained_and_waited_for(dying, monkeypatch, caplog):
+def test_a_message_explains_a_slow_compiler(failing_compiler, monkeypatch, caplog):
     monkeypatch.setattr("signvit_jax.planning.compile_elsewhere._SLOW_SECONDS", 0.2)
-    dying("sleep 1; echo last words >&2")
+    failing_compiler("sleep 1; echo last words >&2")
     with pytest.raises(PlanError, match="last words"):
         plan_elsewhere(load_config("small_gpu"), PlanRequest("h100", 1))
     assert "compiler for NVIDIA H100 80GB HBM3 still works" in caplog.text
 
 
-def test_a_compiler_that_dies_is_an_error_with_its_last_words(dying, caplog):
-    dying("echo noise; echo last words >&2")
+def test_the_error_of_a_failed_compiler_has_its_last_output(failing_compiler, caplog):
+    failing_compiler("echo noise; echo last words >&2")
     with pytest.raises(PlanError, match="code 7 and no plan:\nlast words"):
         plan_elsewhere(load_config("small_gpu"), PlanRequest("h100", 1))
     assert caplog.text == ""
 
 
-def test_a_refused_config_is_an_error_of_the_config(dying):
-    dying("""echo '{"refused": "config.mesh is wrong"}'; echo noise""")
+def test_a_refused_config_is_an_error_of_the_config(failing_compiler):
+    failing_compiler("""echo '{"refused": "config.mesh is wrong"}'; echo noise""")
     with pytest.raises(ConfigError, match=r"^config\.mesh is wrong$"):
         plan_elsewhere(load_config("small_gpu"), PlanRequest("h100", 1))
 
@@ -103,7 +104,7 @@ def test_a_tiny_step_is_planned_for_four_h100():
     assert plan.fits and plan.mesh == {"data": 2, "fsdp": 2, "tensor": 1}
     assert plan.cost is not None
     assert {"fsdp", "data"} <= set(plan.cost.collectives)
-    # Done: what the model asks, and what remat and the zeros of padding add.
+    # The step does the operations of the model, and more for remat and padding.
     assert plan.cost.asked_flops < plan.cost.flops < 1.5 * plan.cost.asked_flops
     assert plan.cost.uncounted == {} and plan.cost.unknown_loops == 0
     assert any("layers/transformer.py" in kept.source for kept in plan.cost.residuals)
@@ -166,7 +167,7 @@ COMMAND = ["-m", "signvit_jax.inspect_config", "--config=small", "--no_compile"]
     reason="no package for planning found: pip install 'signvit-jax[plan]'",
 )
 @pytest.mark.long
-def test_commands_take_no_notice_of_the_packages():
+def test_commands_do_not_use_the_planning_packages():
     environment = {name: value for name, value in os.environ.items() if name != "JAX_PLATFORMS"}
     done = subprocess.run(
         [sys.executable, *COMMAND],

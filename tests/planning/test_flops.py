@@ -23,7 +23,7 @@ def test_the_full_model_takes_123_gflop_per_frame():
     tokens, width, hidden, layers = 197, 1024, 4096, 24
     block = 2 * tokens * (4 * width**2 + 2 * width * hidden) + 4 * tokens**2 * width
     assert flops.backbone / 2 == layers * block + 2 * 196 * 768 * width
-    # Published: 61.6 billion multiply-adds.
+    # The published number is 61.6 billion multiply-adds.
     assert flops.backbone / 2 == pytest.approx(123.2e9, rel=1e-3)
     length, narrow = 99, 512
     layer = (
@@ -34,14 +34,14 @@ def test_the_full_model_takes_123_gflop_per_frame():
     assert flops.decoder == 4 * layer + 2 * length * narrow * 30_522
     assert flops.ctc_head == 2 * 32 * (narrow**2 + narrow * 30_522)
     assert flops.forward == flops.backbone + flops.temporal + flops.decoder + flops.ctc_head
-    # No gradient in the images, nor in the features of a frozen backbone.
+    # There is no gradient of the images, nor of the features of a frozen backbone.
     assert flops.training == 3 * flops.forward - 2 * 2 * 196 * 768 * width
     temporal_input = 2 * 2 * width * narrow
     assert flops.training_frozen == 3 * flops.forward - 2 * flops.backbone - temporal_input
 
 
 def without_dropout(**options):
-    """Return a config of which XLA counts every matrix product."""
+    """Return a config without dropout and loops, for which XLA counts every matrix product."""
     return tiny_model.config(
         model__encoder__output_dim=256,
         model__encoder__vit_hidden_dim=256,
@@ -51,13 +51,13 @@ def without_dropout(**options):
         model__encoder__attention_dropout=0.0,
         model__temporal__dropout=0.0,
         model__decoder__dropout=0.0,
-        training__scan_layers=False,  # XLA counts the body of a loop once
+        training__scan_layers=False,  # XLA counts the body of a loop only once
         **options,
     )
 
 
 @pytest.mark.parametrize("stem", ["patch", "conv"])
-def test_counts_are_xlas_without_elementwise_operations(stem):
+def test_forward_flops_match_xlas_count_without_elementwise_operations(stem):
     config = without_dropout(model__encoder__stem=stem)
     definition = ModelDefinition(config, 17)
 
@@ -67,10 +67,10 @@ def test_counts_are_xlas_without_elementwise_operations(stem):
     video = jax.ShapeDtypeStruct((1, 6, 16, 16, 3), jnp.uint8)
     lengths = jax.ShapeDtypeStruct((1,), jnp.int32)
     lowered = jax.jit(encode).lower(definition.abstract_params(), video, lengths)
-    theirs = lowered.cost_analysis()["flops"]
+    flops_of_xla = lowered.cost_analysis()["flops"]
     flops = clip_flops(definition, 6, 12)
-    ours = flops.backbone + flops.temporal
-    assert ours < theirs < 1.1 * ours
+    counted = flops.backbone + flops.temporal
+    assert counted < flops_of_xla < 1.1 * counted
 
 
 @pytest.mark.parametrize(
@@ -93,7 +93,7 @@ def test_counts_are_xlas_without_elementwise_operations(stem):
     ],
     ids=["patch", "zoom", "conv", "recomputed", "crops"],
 )
-def test_training_counts_are_xlas_of_the_gradient(options):
+def test_training_flops_match_xlas_count_of_the_gradient(options):
     config = without_dropout(**options)
     definition = ModelDefinition(config, 17)
     flops = clip_flops(definition, 6, 12)
@@ -119,14 +119,14 @@ def test_training_counts_are_xlas_of_the_gradient(options):
         jax.ShapeDtypeStruct((1,), jnp.int32),
         jax.ShapeDtypeStruct((1, 11), jnp.int32),
     )
-    theirs = jax.jit(jax.grad(total)).lower(params, *inputs).cost_analysis()["flops"]
-    assert flops.training < theirs < 1.1 * flops.training
+    flops_of_xla = jax.jit(jax.grad(total)).lower(params, *inputs).cost_analysis()["flops"]
+    assert flops.training < flops_of_xla < 1.1 * flops.training
     gradient = jax.jit(jax.grad(frozen)).lower(params, backbone_of(params), *inputs)
-    theirs = gradient.cost_analysis()["flops"]
-    assert flops.training_frozen < theirs < 1.15 * flops.training_frozen
+    flops_of_xla = gradient.cost_analysis()["flops"]
+    assert flops.training_frozen < flops_of_xla < 1.15 * flops.training_frozen
 
 
-def test_loops_and_branches_count_as_often_as_they_run():
+def test_loops_count_every_iteration_and_branches_once():
     x = jax.ShapeDtypeStruct((4, 8, 8), jnp.float32)
     once = 2 * 4 * 8 * 8 * 8
 
@@ -138,7 +138,7 @@ def test_loops_and_branches_count_as_often_as_they_run():
 
     assert traced_flops(lambda x: x @ x, x) == once
     assert traced_flops(loop, x) == 5 * once
-    assert traced_flops(branch, x) == 2 * once  # of the longer branch
+    assert traced_flops(branch, x) == 2 * once  # the longer branch
     assert traced_flops(jax.jit(jax.checkpoint(lambda x: x @ x)), x) == once
 
 

@@ -36,6 +36,7 @@ def advice(mesh=None, **changes):
 
 
 def in_order(text, *parts):
+    """Return True if `text` has all parts in this order."""
     places = [text.find(part) for part in parts]
     return -1 not in places and places == sorted(places)
 
@@ -52,13 +53,15 @@ def test_advice_begins_with_options_that_keep_the_result():
 
 
 def test_advice_without_a_config_has_the_same_words_and_order():
-    known = memory_advice({"training.remat": "=full", "training.batch_size": "=8"}).splitlines()
-    every = memory_advice().splitlines()
-    texts = [line.split(". ", 1)[1] for line in every[1:]]
-    assert known[0] == every[0]
-    places = [texts.index(line.split(". ", 1)[1]) for line in known[1:]]
+    with_config = memory_advice(
+        {"training.remat": "=full", "training.batch_size": "=8"}
+    ).splitlines()
+    without_config = memory_advice().splitlines()
+    texts = [line.split(". ", 1)[1] for line in without_config[1:]]
+    assert with_config[0] == without_config[0]
+    places = [texts.index(line.split(". ", 1)[1]) for line in with_config[1:]]
     assert places == sorted(places)
-    assert "inference.batch_size" in every[-1]
+    assert "inference.batch_size" in without_config[-1]
 
 
 def test_advice_leaves_out_options_that_are_used_up():
@@ -87,7 +90,7 @@ def test_advice_fits_the_mesh():
     )
 
 
-def test_bytes_are_those_of_one_devices_shard():
+def test_bytes_per_device_count_one_shard():
     mesh = make_mesh(MeshConfig())
     tree = {
         "a": jax.ShapeDtypeStruct((6, 4), jnp.float32, sharding=NamedSharding(mesh, P())),
@@ -100,7 +103,7 @@ def test_bytes_are_those_of_one_devices_shard():
 
 
 class Step:
-    """A stand-in for a jitted step. `plan`: its memory plan; None: too large to compile."""
+    """A stand-in for a jitted step. `plan`: its memory plan, or None if it cannot be compiled."""
 
     def __init__(self, plan):
         self.plan = plan
@@ -126,13 +129,13 @@ class Plan:
 
 
 def run_out_of_memory():
-    """Make XLA raise its own exception, with an array of 4 exabytes."""
+    """Make XLA raise its own exception for an array of 4 exabytes."""
     jax.block_until_ready(jnp.zeros((2**30, 2**30), jnp.float32))
 
 
 def test_the_limit_is_that_of_the_smallest_device_of_the_mesh(planned):
     _, real, state, batch = planned
-    assert memory_limit(real) is None  # a CPU does not tell
+    assert memory_limit(real) is None  # unknown for a CPU
 
     def device(limit):
         return SimpleNamespace(memory_stats=lambda: {"bytes_limit": limit} if limit else None)
@@ -144,7 +147,7 @@ def test_the_limit_is_that_of_the_smallest_device_of_the_mesh(planned):
 
 @pytest.fixture
 def planned():
-    """(config, mesh, abstract state, batch shapes) of the tiny model."""
+    """Return (config, mesh, abstract state, batch shapes) of the tiny model."""
     config = tiny_model.config()
     mesh = make_mesh(config.mesh)
     definition = ModelDefinition(config, 17)

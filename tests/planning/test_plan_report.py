@@ -1,4 +1,4 @@
-"""Plans of steps as text, and the settings that are tried if a step does not fit."""
+"""Reports of planned steps, and the settings that are tried if a step does not fit."""
 
 import dataclasses
 
@@ -42,7 +42,7 @@ COST = ProgramCost(
 
 
 def plan(gib, *, device="h100", devices=1, cost=COST, mesh=None, **settings):
-    """A plan that takes `gib` GiB: the state, and gradients and activations."""
+    """Return a plan that takes `gib` GiB for state, gradients and activations."""
     temporaries = None if cost is None else int(gib * GIB) - STATE.total
     return StepPlan(
         request=PlanRequest(device, devices),
@@ -76,7 +76,7 @@ def test_a_report_has_memory_arrays_collectives_and_times():
     assert max(map(len, text.splitlines())) <= 80
 
 
-def test_what_was_left_out_is_reported():
+def test_uncounted_operations_are_reported():
     cost = dataclasses.replace(COST, uncounted={"new": 3}, unknown_loops=2, recomputed=67)
     text = report(plan(47.9, cost=cost))
     assert "Custom calls whose operations are not counted: new (3)" in text
@@ -95,12 +95,12 @@ def test_a_plan_is_compared_with_what_a_process_may_take(gib, words):
     assert words in verdict(plan(gib))
 
 
-def test_a_share_of_memory_that_the_user_set_counts(monkeypatch):
+def test_the_memory_fraction_of_the_user_is_the_limit(monkeypatch):
     monkeypatch.setenv("XLA_PYTHON_CLIENT_MEM_FRACTION", "0.5")
     assert "does not fit" in verdict(plan(47.9))
 
 
-def test_a_tpus_refusal_becomes_a_table():
+def test_a_refusal_of_the_tpu_compiler_becomes_a_table():
     refused = plan(28.9, device="v5e", cost=None)
     text = report(refused)
     assert "the compiler refuses the program" in text
@@ -128,9 +128,9 @@ def test_a_table_has_a_line_for_each_kind():
     assert lines[-1].split()[0] == "h100"
 
 
-def test_plans_survive_json():
-    for one in (plan(47.9), plan(28.9, cost=None, device="v5e")):
-        assert StepPlan.from_json(one.to_json()) == one
+def test_plans_are_restored_from_json():
+    for original in (plan(47.9), plan(28.9, cost=None, device="v5e")):
+        assert StepPlan.from_json(original.to_json()) == original
 
 
 def test_the_flag_offers_every_kind():
@@ -159,14 +159,14 @@ SECONDS = {"none": 2.0, "names": 2.05, "dots": 2.1, "full": 2.5}
 
 
 class Compiler:
-    """A stand-in for compilations: 4.25 GiB of state, a GiB of gradients, and activations."""
+    """A stand-in for the compiler: 4.25 GiB of state, 1 GiB of gradients, and activations."""
 
     def __init__(self):
-        self.asked = []
+        self.requests = []
 
     def __call__(self, config):
         training, mesh = config.training, config.mesh
-        self.asked.append((training.remat, training.gradient_accumulation, mesh.fsdp))
+        self.requests.append((training.remat, training.gradient_accumulation, mesh.fsdp))
         gib = 5.25 + ACTIVATIONS[training.remat] / training.gradient_accumulation
         times = Roofline(1.0, SECONDS[training.remat], 0.5, 0.0)
         return plan(
@@ -184,9 +184,9 @@ def test_settings_that_fit_are_found_by_planned_time():
     config = tiny_model.config(training__batch_size=16, training__remat="dots")
     compiler = Compiler()
     first = compiler(config)
-    found = list(alternatives(config, first, compiler))
-    assert compiler.asked == [("dots", 1, 1), ("dots", 4, 1), ("full", 1, 1)]
-    text = alternatives_text(found, first)
+    plans = list(alternatives(config, first, compiler))
+    assert compiler.requests == [("dots", 1, 1), ("dots", 4, 1), ("full", 1, 1)]
+    text = alternatives_text(plans, first)
     lines = text.splitlines()
     assert lines[1:3] == [
         "  1. 50.2 GiB, 2,100 ms a step:",
@@ -199,12 +199,12 @@ def test_the_state_is_sharded_before_activations_are_recomputed():
     config = tiny_model.config(training__batch_size=16, training__remat="full", mesh__data=4)
     compiler = Compiler()
     first = plan(80.0, mesh={"data": 4, "fsdp": 1, "tensor": 1})
-    (found,) = alternatives(config, first, compiler)
-    assert compiler.asked == [("full", 1, 4)]
-    assert "--config.mesh.fsdp=4" in alternatives_text([found], first)
+    (alternative,) = alternatives(config, first, compiler)
+    assert compiler.requests == [("full", 1, 4)]
+    assert "--config.mesh.fsdp=4" in alternatives_text([alternative], first)
 
 
-def test_microbatches_are_not_smaller_than_a_clip_on_each_device():
+def test_microbatches_have_at_least_one_clip_per_device():
     config = tiny_model.config(training__batch_size=4, training__remat="full")
     assert expected_accumulation(config, plan(200.0)) == 4
     assert expected_accumulation(config, plan(400.0)) is None

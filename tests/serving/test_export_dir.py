@@ -1,4 +1,4 @@
-"""The folder of an export: complete or absent, one writer at a time, any bytes in export.json."""
+"""Export folders: written completely or not at all, one writer at a time, checked manifests."""
 
 import json
 import os
@@ -11,14 +11,14 @@ from hypothesis import strategies as st
 from signvit_jax.serving.export_dir import ExportError, ExportFolder, ExportManifest
 from signvit_jax.weights.tensor_files import write_safetensors
 
-GOOD = {"version": 1, "format": "int8", "quantize": "weights", "step": 18}
+VALID = {"version": 1, "format": "int8", "quantize": "weights", "step": 18}
 
 
 @pytest.fixture
 def umask():
-    before = os.umask(0o027)
+    old_umask = os.umask(0o027)
     yield 0o027
-    os.umask(before)
+    os.umask(old_umask)
 
 
 def test_a_second_export_to_one_output_is_refused(tmp_path):
@@ -31,39 +31,37 @@ def test_a_second_export_to_one_output_is_refused(tmp_path):
         ):
             (second.path / "weights").write_text("of the second")
         assert caught.value.exit_code == 2
-    assert (output / "weights").read_text() == "of the first" and [
-        path.name for path in tmp_path.iterdir()
-    ] == ["model"]
+    assert (output / "weights").read_text() == "of the first"
+    assert [path.name for path in tmp_path.iterdir()] == ["model"]
     with pytest.raises(ExportError, match="exists already"), ExportFolder.new(output):
         pass
-    assert (output / "weights").read_text() == "of the first" and [
-        path.name for path in tmp_path.iterdir()
-    ] == ["model"]
+    assert (output / "weights").read_text() == "of the first"
+    assert [path.name for path in tmp_path.iterdir()] == ["model"]
 
 
 def test_files_of_a_killed_export_are_not_in_the_next(tmp_path):
-    left = tmp_path / "model.unfinished"
-    (left / "scratch").mkdir(parents=True)
-    (left / "backbone.onnx").write_text("of an export that was killed")
+    unfinished = tmp_path / "model.unfinished"
+    (unfinished / "scratch").mkdir(parents=True)
+    (unfinished / "backbone.onnx").write_text("of an export that was killed")
     with ExportFolder.new(tmp_path / "model") as folder:
         (folder.path / "weights").touch()
     assert [path.name for path in (tmp_path / "model").iterdir()] == ["weights"]
 
 
 def test_a_waiting_export_does_not_empty_a_finished_one(tmp_path, monkeypatch):
-    """Another process renames the folder after it was opened and before it is locked."""
+    """Another process finishes its export after this one opened the folder, but before the lock."""
     import fcntl
 
-    lock = fcntl.flock
+    real_flock = fcntl.flock
     output = tmp_path / "model"
 
-    def finished_meanwhile(descriptor, operation):
+    def finish_other_export_and_lock(descriptor, operation):
         if not output.exists():
             (tmp_path / "model.unfinished" / "weights").write_text("of the other")
             (tmp_path / "model.unfinished").rename(output)
-        lock(descriptor, operation)
+        real_flock(descriptor, operation)
 
-    monkeypatch.setattr(fcntl, "flock", finished_meanwhile)
+    monkeypatch.setattr(fcntl, "flock", finish_other_export_and_lock)
     with pytest.raises(ExportError, match="exists already"), ExportFolder.new(output):
         pass
     assert (output / "weights").read_text() == "of the other"
@@ -80,17 +78,17 @@ def test_weights_have_the_permissions_of_the_umask(tmp_path, umask):
 @pytest.mark.parametrize(
     "text",
     [
-        json.dumps(GOOD | {"step": float("inf")}),
-        json.dumps(GOOD | {"step": float("nan")}),
-        json.dumps(GOOD | {"step": "18"}),
-        json.dumps(GOOD | {"step": True}),
-        json.dumps(GOOD | {"step": -1}),
-        json.dumps(GOOD | {"step": [18]}),
-        json.dumps(GOOD | {"format": ["int8"]}),
-        json.dumps(GOOD | {"format": {}}),
-        json.dumps(GOOD | {"quantize": None}),
-        json.dumps(GOOD | {"version": 1e400}),
-        json.dumps(GOOD).replace("18", "9" * 5000),
+        json.dumps(VALID | {"step": float("inf")}),
+        json.dumps(VALID | {"step": float("nan")}),
+        json.dumps(VALID | {"step": "18"}),
+        json.dumps(VALID | {"step": True}),
+        json.dumps(VALID | {"step": -1}),
+        json.dumps(VALID | {"step": [18]}),
+        json.dumps(VALID | {"format": ["int8"]}),
+        json.dumps(VALID | {"format": {}}),
+        json.dumps(VALID | {"quantize": None}),
+        json.dumps(VALID | {"version": 1e400}),
+        json.dumps(VALID).replace("18", "9" * 5000),
         "[" * 100_000,
         '{"step":' * 100_000,
         "[1]",
@@ -114,13 +112,13 @@ json_values = st.recursive(
 
 
 @settings(max_examples=80, deadline=None)
-@given(st.dictionaries(st.sampled_from(sorted(GOOD)), json_values))
-def test_any_export_json_is_read_or_is_an_export_error(tmp_path_factory, changed):
+@given(st.dictionaries(st.sampled_from(sorted(VALID)), json_values))
+def test_any_export_json_is_read_or_is_an_export_error(tmp_path_factory, changes):
     folder = ExportFolder(tmp_path_factory.getbasetemp())
-    folder.export_json.write_text(json.dumps(GOOD | changed))
+    folder.export_json.write_text(json.dumps(VALID | changes))
     try:
-        found = folder.manifest()
-        assert isinstance(found, ExportManifest) and type(found.step) is int
+        manifest = folder.manifest()
+        assert isinstance(manifest, ExportManifest) and type(manifest.step) is int
     except ExportError as error:
         assert str(error)
     finally:

@@ -1,4 +1,4 @@
-"""Changed programs of an export, which must be refused before XLA compiles them."""
+"""Manipulated programs of an export, which must be refused before XLA compiles them."""
 
 import dataclasses
 import os
@@ -31,8 +31,8 @@ _STABLEHLO_VERSION = "1.9.0"
 
 
 @dataclasses.dataclass
-class Label:
-    """The program of the CTC head of a tiny model, in a folder."""
+class LabelProgram:
+    """The program of the CTC head of a tiny model (`label`), in a folder."""
 
     folder: ExportFolder
     params: dict
@@ -62,11 +62,11 @@ def lowered():
 
 @pytest.fixture
 def label(tmp_path, lowered):
-    return Label(ExportFolder(tmp_path), *lowered)
+    return LabelProgram(ExportFolder(tmp_path), *lowered)
 
 
 def at_end_of_main(text: str, operation: str) -> str:
-    """The module with another operation at the end of `main`, whose arguments are %arg1, ..."""
+    """Add an operation at the end of `main` of a module, whose arguments are %arg1, ..."""
     start = text.index("func.func public @main")
     end = text.index("    return ", start)
     return text[:end] + operation + "\n" + text[end:]
@@ -85,6 +85,7 @@ FUNCTION = "tensor<16xf32>) -> tensor<16xf32>"
 
 
 def calling_function(name: str, callee: str) -> str:
+    """Return a function that only calls another function."""
     return (
         f"func.func private @{name}(%x: {FUNCTION} {{ "
         f"%y = func.call @{callee}(%x) : ({FUNCTION} return %y : tensor<16xf32> }}"
@@ -92,14 +93,15 @@ def calling_function(name: str, callee: str) -> str:
 
 
 def with_function(text: str, functions: str) -> str:
+    """Add functions to a module, and a call of the function `evil` to `main`."""
     called = at_end_of_main(text, f"%evil = func.call @evil(%arg1) : ({FUNCTION}")
     return called.replace("func.func public @main", f"{functions}\nfunc.func public @main", 1)
 
 
-def test_our_own_program_is_run(label):
+def test_an_unchanged_program_runs(label):
     label.write(label.exported)
     assert label.run().shape == (2, 5, tiny_model.VOCABULARY)
-    label.write_text(label.exported.mlir_module())  # the text that the tests below change
+    label.write_text(label.exported.mlir_module())  # the text that tests below change
     assert label.run().shape == (2, 5, tiny_model.VOCABULARY)
 
 
@@ -140,7 +142,7 @@ def test_a_program_that_does_more_than_compute_is_refused(label, change, message
 
 
 def test_a_function_without_a_body_is_refused(label):
-    """The text is checked here, because jaxlib's own writer ends with SIGSEGV on it."""
+    """This checks the text of the module, because jaxlib crashes when it serializes it."""
 
     class AsText(export.Exported):
         def mlir_module(self, serialized: bool = True) -> str:
@@ -156,7 +158,8 @@ def test_a_function_without_a_body_is_refused(label):
         check_stablehlo(AsText(**fields), program("label"), label.params, "label.stablehlo")
 
 
-def exported_as(label: Label, function, *inputs) -> export.Exported:
+def exported_as(label: LabelProgram, function, *inputs) -> export.Exported:
+    """Export another function of params and `inputs` in place of the program."""
     return export.export(jax.jit(function), platforms=("cpu", "cuda", "tpu"))(
         jax.eval_shape(lambda: label.params), *inputs
     )
@@ -229,13 +232,13 @@ def test_a_program_of_another_model_is_refused(label, make, message):
 
 
 def onnx_file(path, operation: str, dtype: int) -> None:
-    """One operation from (b, s) or (b, s, 16) floats to numbers of an ONNX `dtype`."""
-    given = onnx.helper.make_tensor_value_info(
+    """Write a program of one operation, whose output has the ONNX type `dtype`."""
+    inputs = onnx.helper.make_tensor_value_info(
         "frames", onnx.TensorProto.FLOAT, ["b", "s", 16] if operation == "Shape" else ["b", "s"]
     )
-    found = onnx.helper.make_tensor_value_info("ctc_logits", dtype, None)
+    output = onnx.helper.make_tensor_value_info("ctc_logits", dtype, None)
     graph = onnx.helper.make_graph(
-        [onnx.helper.make_node(operation, ["frames"], ["ctc_logits"])], "label", [given], [found]
+        [onnx.helper.make_node(operation, ["frames"], ["ctc_logits"])], "label", [inputs], [output]
     )
     onnx.save(
         onnx.helper.make_model(

@@ -1,4 +1,4 @@
-"""Exports on a model hub, against a server on loopback; the hub of Hugging Face is never asked."""
+"""Exports on a model hub: a server on loopback stands in for the hub of Hugging Face."""
 
 import json
 import os
@@ -29,7 +29,7 @@ ADDRESS = f"hf://{NAME}"
 
 @pytest.fixture(scope="module")
 def exported(trained, tmp_path_factory):
-    """An export of the tiny run, of numbers alone."""
+    """Return an export of the tiny run that has only numbers, no programs."""
     path = tmp_path_factory.mktemp("exports") / "model"
     with tiny_run.light_jax(trained.cache):
         model = load_trained(trained.workdir)
@@ -42,7 +42,7 @@ def exported(trained, tmp_path_factory):
 
 @pytest.fixture
 def hub(tmp_path, monkeypatch):
-    """A hub, and an empty cache of what was downloaded from one."""
+    """Yield a hub without models; the cache of downloads is empty."""
     with HubServer() as server:
         monkeypatch.setattr(constants, "ENDPOINT", server.url)
         monkeypatch.setattr(
@@ -65,7 +65,7 @@ def files_of(folder) -> dict[str, bytes]:
 
 @pytest.fixture
 def shared(hub, exported):
-    """A hub that has the export; its commit."""
+    """Put the export on the hub; return its commit."""
     return hub.commit(NAME, files_of(exported))
 
 
@@ -84,7 +84,7 @@ def test_an_address_names_a_repository_and_a_revision(text, repository, revision
 
 
 @pytest.mark.parametrize("text", ["hf://a", "hf://", "hf://a/b/c", "hf://a/b@", "hf://ä/b", "a/b"])
-def test_what_is_no_address_is_an_error(text):
+def test_an_invalid_address_is_an_error(text):
     with pytest.raises(HubError, match="allowed: hf://ORGANIZATION/NAME"):
         HubAddress.parse(text)
 
@@ -102,8 +102,8 @@ def test_commands_take_an_address(trained, shared, tmp_path, capsys):
     assert tiny_run.command(translate.main, f"--workdir={ADDRESS}", trained.video(3)) == 0
     assert capsys.readouterr().out.startswith(str(trained.video(3)))
     assert tiny_run.command(evaluation.main, f"--workdir={ADDRESS}", "--calibrate") == 2
-    refused = capsys.readouterr().err
-    assert "is on a hub; copy the model first" in refused and "--output" not in refused
+    message = capsys.readouterr().err
+    assert "is on a hub; copy the model first" in message and "--output" not in message
     assert tiny_run.command(evaluation.main, f"--workdir={ADDRESS}") == 2
     assert f"signvit pull {ADDRESS} DIR" in capsys.readouterr().err
     flags = [f"--output={tmp_path / 'test.json'}", f"--data_dir={trained.data_dir}"]
@@ -116,7 +116,7 @@ def test_a_run_can_start_from_an_address(shared):
     assert read_source(ADDRESS).path == f"{ADDRESS}@{shared}"
 
 
-def test_pull_writes_the_export_as_it_is(hub, shared, exported, tmp_path, capsys):
+def test_pull_copies_the_export_unchanged(hub, shared, exported, tmp_path, capsys):
     output = tmp_path / "pulled"
     assert tiny_run.command(pull_main, ADDRESS, output) == 0
     pulled = files_of(output)
@@ -136,14 +136,14 @@ def test_push_then_pull_is_the_same_export(hub, exported, tmp_path, capsys):
     assert tiny_run.command(push_main, folder, ADDRESS) == 0
     printed = capsys.readouterr()
     assert f"{ADDRESS}@{hub.branches[NAME]['main']}" in printed.out
-    sent = hub.commits[NAME][hub.branches[NAME]["main"]]
-    assert sent.keys() - {".gitattributes"} == files_of(exported).keys()
+    uploaded = hub.commits[NAME][hub.branches[NAME]["main"]]
+    assert uploaded.keys() - {".gitattributes"} == files_of(exported).keys()
     assert hub.private[NAME] is True
     fetched = files_of(fetch(ADDRESS).folder)
     assert fetched == files_of(exported)
 
 
-def test_push_says_what_it_does_not_send(hub, exported, tmp_path, caplog):
+def test_push_lists_files_that_it_does_not_send(hub, exported, tmp_path, caplog):
     folder = shutil.copytree(exported, tmp_path / "mine")
     (folder / "notes.txt").write_text("mine")
     assert tiny_run.command(push_main, folder, ADDRESS, "--public") == 0
@@ -192,9 +192,9 @@ def test_a_changed_export_is_not_sent(hub, exported, tmp_path, capsys):
 
 
 def test_an_unknown_repository_is_an_error(hub):
-    with pytest.raises(HubError, match="has no such model, or does not show it to you") as refused:
+    with pytest.raises(HubError, match="has no such model, or does not show it to you") as caught:
         fetch(ADDRESS)
-    assert refused.value.exit_code == 2
+    assert caught.value.exit_code == 2
 
 
 def test_an_unknown_revision_is_an_error(shared):
@@ -204,7 +204,7 @@ def test_an_unknown_revision_is_an_error(shared):
         fetch(f"{ADDRESS}@{'0' * 40}")
 
 
-def test_a_refusal_names_the_token_and_does_not_show_it(hub, shared, monkeypatch, capsys, exported):
+def test_a_refusal_mentions_the_token_without_its_value(hub, shared, monkeypatch, capsys, exported):
     hub.fault = "401"
     with pytest.raises(HubError, match="HF_TOKEN"):
         fetch(ADDRESS)
@@ -217,16 +217,16 @@ def test_a_refusal_names_the_token_and_does_not_show_it(hub, shared, monkeypatch
 
 def test_secrets_are_not_in_messages(hub, monkeypatch):
     monkeypatch.setattr(constants, "ENDPOINT", "http://me:password@127.0.0.1:1")
-    with pytest.raises(HubUnreachable) as failed:
+    with pytest.raises(HubUnreachable) as caught:
         fetch(ADDRESS)
-    assert "password" not in str(failed.value) and "127.0.0.1" in str(failed.value)
+    assert "password" not in str(caught.value) and "127.0.0.1" in str(caught.value)
 
 
-def test_a_hub_that_fails_may_be_asked_again(hub, shared):
+def test_a_server_error_of_the_hub_has_exit_code_1(hub, shared):
     hub.fault = "500"
-    with pytest.raises(HubUnreachable) as failed:
+    with pytest.raises(HubUnreachable) as caught:
         fetch(ADDRESS)
-    assert failed.value.exit_code == 1
+    assert caught.value.exit_code == 1
 
 
 def test_a_hub_that_does_not_answer_is_an_error(hub, shared):
@@ -235,7 +235,7 @@ def test_a_hub_that_does_not_answer_is_an_error(hub, shared):
         fetch(ADDRESS)
 
 
-def test_without_an_answer_the_cache_is_used_and_logged(hub, shared, caplog):
+def test_if_the_hub_is_unreachable_the_cache_is_used_and_logged(hub, shared, caplog):
     fetch(ADDRESS)
     hub.stop()
     assert fetch(ADDRESS).pinned.revision == shared
@@ -264,7 +264,7 @@ def test_a_file_with_another_digest_is_an_error(hub, exported):
         fetch(ADDRESS)
 
 
-def test_offline_asks_nothing_and_uses_the_cache(hub, shared, monkeypatch):
+def test_offline_mode_sends_no_request_and_uses_the_cache(hub, shared, monkeypatch):
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     with pytest.raises(HubError, match=r"is not in the cache .* HF_HUB_OFFLINE"):
         fetch(ADDRESS)
@@ -272,12 +272,12 @@ def test_offline_asks_nothing_and_uses_the_cache(hub, shared, monkeypatch):
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     fetch(ADDRESS)
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
-    asked = len(hub.requests)
+    num_requests = len(hub.requests)
     assert fetch(ADDRESS).pinned.revision == shared
-    assert len(hub.requests) == asked
+    assert len(hub.requests) == num_requests
 
 
-def test_a_pinned_commit_in_the_cache_takes_no_network(hub, shared):
+def test_a_pinned_commit_in_the_cache_needs_no_network(hub, shared):
     pinned = fetch(ADDRESS).pinned
     hub.commit(NAME, {"README.md": b"# Newer"})
     hub.requests.clear()
@@ -286,7 +286,7 @@ def test_a_pinned_commit_in_the_cache_takes_no_network(hub, shared):
     assert fetch(ADDRESS).pinned != pinned  # the branch has moved
 
 
-def test_a_local_path_asks_nothing(hub, exported):
+def test_a_local_path_sends_no_request(hub, exported):
     assert local_folder(exported) is exported
     assert local_folder("a,b") == "a,b"
     assert hub.requests == []
@@ -301,7 +301,7 @@ def test_an_export_of_an_earlier_release_is_loaded_unchecked(hub, exported, capl
     assert "has no digests" in caplog.text
 
 
-def test_programs_of_strangers_are_warned_of(hub, exported, caplog):
+def test_programs_from_a_hub_give_a_warning(hub, exported, caplog):
     files = files_of(exported)
     manifest = json.loads(files["export.json"]) | {"format": "stablehlo"}
     hub.commit(NAME, files | {"export.json": json.dumps(manifest).encode()})
@@ -309,7 +309,7 @@ def test_programs_of_strangers_are_warned_of(hub, exported, caplog):
     assert "holds programs, not only numbers" in caplog.text
 
 
-def test_a_missing_package_is_named_with_its_command(monkeypatch):
+def test_the_error_of_a_missing_package_has_its_install_command(monkeypatch):
     def missing(name):
         raise ImportError(f"No module named {name!r}")
 
@@ -318,7 +318,7 @@ def test_a_missing_package_is_named_with_its_command(monkeypatch):
         fetch(ADDRESS)
 
 
-def test_nothing_of_the_hub_is_imported_for_a_local_path():
+def test_local_paths_do_not_import_huggingface_hub():
     program = (
         "import sys; import signvit_jax.inference.translator; import signvit_jax.serving.hub; "
         "sys.exit('huggingface_hub' in sys.modules and 'tokenizers' not in sys.modules)"

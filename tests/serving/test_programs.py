@@ -1,4 +1,4 @@
-"""ONNX and StableHLO programs of models with other options than the tiny run's."""
+"""ONNX and StableHLO programs of models whose options differ from those of the tiny run."""
 
 import dataclasses
 
@@ -68,27 +68,24 @@ class Model:
     ],
 )
 def computed(request):
-    """A model, and inputs of its programs with their outputs."""
+    """Return a model, and pairs of (inputs of its programs, their outputs)."""
     config = tiny_model.config(**request.param)
     definition = ModelDefinition(config, tiny_model.VOCABULARY, policy=EXPORT_POLICY)
     params = jax.jit(definition.init)(0)
-    itself = ModelPrograms(definition, params, config)
+    model_programs = ModelPrograms(definition, params, config)
     batches = [
         tiny_model.batch(clips, frames)
         for clips, frames in ((1, config.frame_buckets[0]), (3, config.frame_buckets[-1]))
     ]
     size = config.data.image_size
-    videos = [
-        np.random.default_rng(0).integers(
-            0, 256, (*batch["tokens"].shape[:1], batch["video"].shape[1], size, size, 3), np.uint8
-        )
-        for batch in batches
+    inputs = []
+    for batch in batches:
+        clips, frames = batch["video"].shape[:2]
+        video = np.random.default_rng(0).integers(0, 256, (clips, frames, size, size, 3), np.uint8)
+        inputs.append((config, video, batch["frame_lengths"], batch["tokens"]))
+    return Model(config, params), [
+        (arguments, outputs(model_programs, *arguments)) for arguments in inputs
     ]
-    inputs = [
-        (config, video, batch["frame_lengths"], batch["tokens"])
-        for video, batch in zip(videos, batches, strict=True)
-    ]
-    return Model(config, params), [(given, outputs(itself, *given)) for given in inputs]
 
 
 @pytest.mark.parametrize(
@@ -110,8 +107,8 @@ def test_exported_programs_compute_what_the_model_computes(tmp_path, computed, w
         if is_stablehlo
         else OnnxPrograms(folder, model.config)
     )
-    for given, expected in cases:
-        found = outputs(programs, *given)
+    for arguments, expected in cases:
+        actual = outputs(programs, *arguments)
         for name, value in expected.items():
-            np.testing.assert_allclose(found[name], value, atol=1e-4, err_msg=name)
+            np.testing.assert_allclose(actual[name], value, atol=1e-4, err_msg=name)
             assert np.abs(value).max() > 1e-3, name

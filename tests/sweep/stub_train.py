@@ -1,8 +1,8 @@
-"""A stand-in for `signvit train`: keeps its promises on workdirs, signals and exit codes, in
-milliseconds.
+"""A stand-in for `signvit train` that takes milliseconds.
 
-Each of 6 epochs has EPOCH_CLIPS clips; the error falls towards a floor that depends on the
-parameters. A row of metrics.csv is a checkpoint too: a second start goes on behind the last row.
+It uses workdirs, signals and exit codes like `signvit train`. Each of its 6 epochs has EPOCH_CLIPS
+clips; the error falls towards a minimum that depends on the parameters. A row of metrics.csv is
+also a checkpoint: a second start continues after the last row.
 """
 
 import fcntl
@@ -38,8 +38,8 @@ def main() -> int:
 
 
 def train(workdir: Path, rate: float, batch_size: int) -> int:
-    stopped = []
-    signal.signal(signal.SIGTERM, lambda *_: stopped.append(1))
+    signals = []  # received
+    signal.signal(signal.SIGTERM, lambda number, _: signals.append(number))
     metrics = workdir / "metrics.csv"
     rows = metrics.read_text().splitlines()[1:] if metrics.exists() else []
     if not metrics.exists():
@@ -49,7 +49,7 @@ def train(workdir: Path, rate: float, batch_size: int) -> int:
         starts.write(json.dumps({"from": done, "seed": sys.argv[-1]}) + "\n")
     for epoch in range(done + 1, EPOCHS + 1):
         time.sleep(float(os.environ.get("STUB_SECONDS", "0.02")))
-        if stopped:
+        if signals:
             return 143
         error = abs(rate - 2e-3) * 100 + 1 / epoch
         with metrics.open("a") as file:
@@ -57,11 +57,11 @@ def train(workdir: Path, rate: float, batch_size: int) -> int:
             file.flush()
             os.fsync(file.fileno())
         (workdir / "checkpoints" / str(epoch)).mkdir(parents=True)
-        if epoch == 3:  # time for a worker to decide, however busy the machine is
+        if epoch == 3:  # give the worker time to decide, even on a busy machine
             time.sleep(float(os.environ.get("STUB_PAUSE", "0")))
             end = time.monotonic() + 60
             waits = not done and rate > float(os.environ.get("STUB_WAIT_ABOVE", "inf"))
-            while waits and not stopped and time.monotonic() < end:
+            while waits and not signals and time.monotonic() < end:
                 time.sleep(0.01)
     return 0
 

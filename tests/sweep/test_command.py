@@ -1,4 +1,4 @@
-"""`signvit sweep`: its actions, its page, and one real trial."""
+"""`signvit sweep`: its actions, its page, and a sweep with real trials."""
 
 import contextlib
 import dataclasses
@@ -42,7 +42,7 @@ def call(*arguments: object) -> int:
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory) -> Sweep:
-    """A sweep of twelve trials and three seeds; tests read it only."""
+    """Return a finished sweep of twelve trials and three seeds. Tests must not change it."""
     folder = tmp_path_factory.mktemp("sweep") / "it's <b>one"
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(worker.Worker.__init__, "__defaults__", (STUB, 0.02, 0.05))
@@ -64,14 +64,14 @@ def test_status_and_best_of_a_finished_sweep(finished, capsys):
 
 
 def config_of(flags) -> Config:
-    """The config that a training command with these flags would train."""
+    """Return the config of a training command with these flags."""
     name = next(flag for flag in flags if flag.startswith("--config=")).removeprefix("--config=")
-    overrides = [
-        flag.removeprefix("--config.").split("=", 1)
-        for flag in flags
-        if flag.startswith("--config.")
-    ]
-    return with_absolute_paths(load_config(name, [(key, text) for key, text in overrides]))
+    overrides = []
+    for flag in flags:
+        if flag.startswith("--config."):
+            key, _, text = flag.removeprefix("--config.").partition("=")
+            overrides.append((key, text))
+    return with_absolute_paths(load_config(name, overrides))
 
 
 def test_the_winning_command_gives_the_winning_config(finished):
@@ -82,7 +82,7 @@ def test_the_winning_command_gives_the_winning_config(finished):
     assert load_config(str(finished.config_file)) == finished.base
 
 
-def test_a_config_that_was_changed_since_is_not_what_trains_the_winner(finished, tmp_path):
+def test_the_winning_command_does_not_use_a_config_file_that_was_changed(finished, tmp_path):
     file = tmp_path / "mine.py"
     file.write_text(finished.config_file.read_text())
     settings = dataclasses.replace(finished.settings, config=str(file), overrides=())
@@ -90,7 +90,7 @@ def test_a_config_that_was_changed_since_is_not_what_trains_the_winner(finished,
     best = best_of(sweep.settings, table(sweep))
     assert winning_flags(sweep, best)[0] == f"--config={file}"
     file.write_text(file.read_text().replace("get_config", "was_config"))
-    for _ in range(2):  # broken, then gone
+    for _ in range(2):  # a file without `get_config`, then no file
         flags = winning_flags(sweep, best)
         assert flags[0] == f"--config={finished.config_file}"
         assert config_of(flags) == sweep.config_of(best.parameters)
@@ -99,22 +99,22 @@ def test_a_config_that_was_changed_since_is_not_what_trains_the_winner(finished,
     assert winning_flags(sweep, best)[0] == f"--config={finished.config_file}"
 
 
-def test_best_trains_the_winner_or_prints_the_command_alone(finished, capfd, monkeypatch):
-    replaced = []
-    monkeypatch.setattr(os, "execv", lambda *command: replaced.append(command))
+def test_best_retrains_the_winner_or_only_prints_the_command(finished, capfd, monkeypatch):
+    executed = []
+    monkeypatch.setattr(os, "execv", lambda *command: executed.append(command))
     best = best_of(finished.settings, table(finished))
-    wanted = ("best", f"--sweep={finished.folder}", "--retrain", "--workdir=runs/w 1")
-    assert call(*wanted, "--print") == 0 and not replaced
+    flags = ("best", f"--sweep={finished.folder}", "--retrain", "--workdir=runs/w 1")
+    assert call(*flags, "--print") == 0 and not executed
     printed = capfd.readouterr().out.splitlines()
     assert printed == [winning_command(finished, best, "runs/w 1")]
-    call(*wanted)
-    ((program, arguments),) = replaced
+    call(*flags)
+    ((program, arguments),) = executed
     assert [program, *arguments[1:3]] == [sys.executable, "-m", "signvit_jax.train"]
     assert arguments[3:] == shlex.split(printed[0])[2:]
-    assert printed[0] in capfd.readouterr().out  # before it is replaced
+    assert printed[0] in capfd.readouterr().out  # before the process is replaced
 
 
-def test_a_study_of_optuna_has_all_trials(finished, tmp_path, capsys):
+def test_an_exported_optuna_study_has_all_trials(finished, tmp_path, capsys):
     file = tmp_path / "new" / "sweep.db"
     export = ("export", f"--sweep={finished.folder}", f"--storage=sqlite:///{file}")
     assert call(*export) == 0
@@ -122,19 +122,15 @@ def test_a_study_of_optuna_has_all_trials(finished, tmp_path, capsys):
     study = optuna.load_study(study_name=finished.folder.name, storage=f"sqlite:///{file}")
     trials = table(finished)
     assert len(study.trials) == len(trials) and study.direction.name == "MINIMIZE"
-    for trial, found in zip(trials, study.trials):
-        assert found.number == trial.number and found.state.name.lower() == trial.state
-        assert found.user_attrs["kind"] == trial.kind
-        assert (
-            found.params.items()
-            >= {
-                key: value for key, value in trial.parameters.items() if key != "training.seed"
-            }.items()
-        )
-        assert found.intermediate_values == pytest.approx(
+    for trial, exported in zip(trials, study.trials):
+        assert exported.number == trial.number and exported.state.name.lower() == trial.state
+        assert exported.user_attrs["kind"] == trial.kind
+        parameters = {k: value for k, value in trial.parameters.items() if k != "training.seed"}
+        assert exported.params.items() >= parameters.items()
+        assert exported.intermediate_values == pytest.approx(
             {clips: value for (clips, _), value in zip(trial.curve, trial.values)}
         )
-        assert found.datetime_start <= found.datetime_complete
+        assert exported.datetime_start <= exported.datetime_complete
     assert study.best_value == best_of(finished.settings, trials).value
     assert study.metric_names == ["wer"] and [*file.parent.iterdir()] == [file]
     before = file.read_bytes()
@@ -143,7 +139,7 @@ def test_a_study_of_optuna_has_all_trials(finished, tmp_path, capsys):
     assert file.read_bytes() == before
 
 
-def test_values_outside_of_the_space_and_other_states_are_shown(finished, tmp_path):
+def test_an_exported_study_has_values_outside_the_space_and_all_states(finished, tmp_path):
     narrow = Dimension("training.encoder_lr", low=2e-3, high=1e-2, log=True)
     settings = dataclasses.replace(finished.settings, space=(narrow,))
     sweep = Sweep.create(tmp_path / "sweep", settings, finished.base)
@@ -158,14 +154,14 @@ def test_values_outside_of_the_space_and_other_states_are_shown(finished, tmp_pa
         "trial, not a parameter",
         "there is no trial 1; it is shown as failed",
     ]
-    found = optuna.load_study(study_name="mine", storage=f"sqlite:///{tmp_path}/a.db").trials
-    assert [one.state.name for one in found] == ["COMPLETE", "FAIL", "FAIL", "WAITING"]
-    assert found[0].params == {} and found[0].user_attrs[narrow.key] == 0.0015
-    assert found[2].user_attrs["reason"] == "9 GiB" and found[3].params == {narrow.key: 4e-3}
+    exported = optuna.load_study(study_name="mine", storage=f"sqlite:///{tmp_path}/a.db").trials
+    assert [trial.state.name for trial in exported] == ["COMPLETE", "FAIL", "FAIL", "WAITING"]
+    assert exported[0].params == {} and exported[0].user_attrs[narrow.key] == 0.0015
+    assert exported[2].user_attrs["reason"] == "9 GiB" and exported[3].params == {narrow.key: 4e-3}
 
 
-def test_a_database_that_has_the_study_is_not_changed(finished, tmp_path, monkeypatch):
-    """As that of a server, which may have other studies."""
+def test_export_does_not_change_an_existing_study(finished, tmp_path, monkeypatch):
+    """The database of a server may have other studies."""
     monkeypatch.setattr(optuna_storage, "_url_of", make_url)
     monkeypatch.setattr(optuna_storage, "_draft_of", contextlib.nullcontext)
     storage = f"sqlite:///{tmp_path}/a.db"
@@ -181,7 +177,7 @@ def test_a_database_that_has_the_study_is_not_changed(finished, tmp_path, monkey
 
 
 @pytest.mark.parametrize(
-    ("storage", "said"),
+    ("storage", "message"),
     [
         ("sweep.db", "give the URL of a database, such as sqlite:///sweep.db"),
         ("sqlite://", "give the file, as in sqlite:///sweep.db"),
@@ -189,13 +185,13 @@ def test_a_database_that_has_the_study_is_not_changed(finished, tmp_path, monkey
         ("sqlite:////proc/none/a.db", "/proc/none"),
     ],
 )
-def test_storages_that_are_refused(finished, capsys, storage, said):
+def test_invalid_storages_are_refused(finished, capsys, storage, message):
     assert call("export", f"--sweep={finished.folder}", f"--storage={storage}") in (1, 2)
     shown = capsys.readouterr().err
-    assert said in shown and "secret" not in shown and "Traceback" not in shown
+    assert message in shown and "secret" not in shown and "Traceback" not in shown
 
 
-def test_resume_takes_a_pruned_trial_up_and_works(tmp_path, monkeypatch, capsys):
+def test_resume_finishes_a_pruned_trial(tmp_path, monkeypatch, capsys):
     sweep = pruned(tmp_path / "sweep", monkeypatch, keep="all")
     monkeypatch.setattr(worker.Worker.__init__, "__defaults__", (STUB, 0.02, 0.05))
     assert call("resume", f"--sweep={sweep.folder}", "--trial=1") == 0
@@ -204,7 +200,7 @@ def test_resume_takes_a_pruned_trial_up_and_works(tmp_path, monkeypatch, capsys)
     assert "trial 1 was not pruned, it is complete" in capsys.readouterr().err
 
 
-def test_the_page_has_everything_and_escapes_names(finished):
+def test_the_page_has_all_sections_and_escapes_names(finished):
     html = finished.page.read_text()
     trials = table(finished)
     assert html == render(finished, trials)
@@ -215,18 +211,18 @@ def test_the_page_has_everything_and_escapes_names(finished):
     assert sum(importance(finished, trials).values()) == pytest.approx(1)
 
 
-def test_a_page_of_a_sweep_that_has_just_begun(tmp_path, finished):
+def test_the_page_of_a_new_sweep_has_no_results(tmp_path, finished):
     sweep = Sweep.create(tmp_path, finished.settings, finished.base)
     assert "No trial is complete yet." in render(sweep, [])
     sweep.add_trial(0, "base", {})
     assert "1 running" in render(sweep, sweep.read(server_time(tmp_path)))
 
 
-def test_the_same_command_continues_and_another_is_refused(finished, capsys, monkeypatch):
+def test_the_same_command_continues_a_sweep_and_another_is_refused(finished, capsys, monkeypatch):
     before = table(finished)
     run = ("run", f"--sweep={finished.folder}", *SEARCH)
     assert call(*run, "--trials=12") == 0
-    assert [t.number for t in table(finished)] == [t.number for t in before]
+    assert [trial.number for trial in table(finished)] == [trial.number for trial in before]
     capsys.readouterr()
     assert call(*run, "--search.training.num_epochs=1,2") == 2
     assert "was begun with space " in capsys.readouterr().err
@@ -235,7 +231,7 @@ def test_the_same_command_continues_and_another_is_refused(finished, capsys, mon
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
         (
             ["rum"],
@@ -251,10 +247,10 @@ def test_the_same_command_continues_and_another_is_refused(finished, capsys, mon
         (["run", "--sweep=x", "--config=smal", "--search.training.seed=1,2"], "no preset 'smal'"),
     ],
 )
-def test_wrong_usage(arguments, said, capsys, tmp_path, monkeypatch):
+def test_wrong_usage(arguments, message, capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert call(*arguments) == 2
-    assert said in capsys.readouterr().err and list(tmp_path.iterdir()) == []
+    assert message in capsys.readouterr().err and list(tmp_path.iterdir()) == []
 
 
 def test_refused_combinations_are_reported_before_the_first_trial(tmp_path, capsys, monkeypatch):
@@ -269,10 +265,10 @@ def test_refused_combinations_are_reported_before_the_first_trial(tmp_path, caps
 def test_paths_of_a_config_become_absolute(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     config = load_config("small", [("data.data_dir", "data"), ("model.init_from", "hf://org/name")])
-    moved = with_absolute_paths(config)
-    assert moved.data.data_dir == str(tmp_path / "data")
-    assert moved.model.init_from == "hf://org/name"
-    assert dataclasses.replace(moved, data=config.data) == config
+    absolute = with_absolute_paths(config)
+    assert absolute.data.data_dir == str(tmp_path / "data")
+    assert absolute.model.init_from == "hf://org/name"
+    assert dataclasses.replace(absolute, data=config.data) == config
 
 
 def test_gpus_are_divided_among_workers(monkeypatch):
@@ -284,7 +280,7 @@ def test_gpus_are_divided_among_workers(monkeypatch):
 
 @pytest.mark.long
 @pytest.mark.timeout(900)  # three processes that compile
-def test_a_real_trial_of_two_steps(trained, tmp_path, capsys):
+def test_a_sweep_with_two_real_trials_of_two_steps(trained, tmp_path, capsys):
     """An epoch of this data is two steps of six clips."""
     sweep = tmp_path / "sweep"
     code = call(
@@ -304,17 +300,18 @@ def test_a_real_trial_of_two_steps(trained, tmp_path, capsys):
     assert [trial.state for trial in trials] == ["complete", "complete"]
     assert [trial.step for trial in trials] == [2, 2]
     assert trials[0].value != trials[1].value
-    assert json.loads((trials[1].folder / "config.json").read_text())["training"][
-        "decoder_lr"
-    ] == pytest.approx(trials[1].parameters["training.decoder_lr"])
+    config = json.loads((trials[1].folder / "config.json").read_text())
+    decoder_lr = trials[1].parameters["training.decoder_lr"]
+    assert config["training"]["decoder_lr"] == pytest.approx(decoder_lr)
     kept = [trial.number for trial in trials if (trial.folder / "checkpoints").exists()]
     assert kept == [best_of(Sweep.open(sweep).settings, trials).number]
     assert "signvit sweep best" in capsys.readouterr().out
     assert Path(sweep / "sweep.html").stat().st_size > 3000
-    # The winner, trained again by the command that `best` replaces itself with.
-    again = [sys.executable, "-m", "signvit_jax", "sweep", "best", f"--sweep={sweep}", "--retrain"]
+    # Train the winner again with the command that replaces the process of `best`.
+    retrain = [sys.executable, "-m", "signvit_jax", "sweep", "best", "--retrain"]
+    retrain += [f"--sweep={sweep}", f"--workdir={tmp_path / 'retrained'}"]
     environment = os.environ | {"JAX_COMPILATION_CACHE_DIR": str(trained.cache)}
-    done = subprocess.run([*again, f"--workdir={tmp_path / 'won'}"], env=environment, check=False)
+    done = subprocess.run(retrain, env=environment, check=False)
     assert done.returncode == 0
-    retrained = read_metrics(tmp_path / "won" / "metrics.csv")["validation/loss"][1]
+    retrained = read_metrics(tmp_path / "retrained" / "metrics.csv")["validation/loss"][1]
     assert min(retrained) == best_of(Sweep.open(sweep).settings, trials).value

@@ -1,4 +1,4 @@
-"""What is stopped early: each pruner as a living study of Optuna's would decide."""
+"""Pruning of trials: each pruner decides like a live study of Optuna."""
 
 import dataclasses
 import random
@@ -24,6 +24,7 @@ def curves(*finals: float) -> list[Trial]:
 
 
 def running(*values: float, batch_size: int = 1) -> Trial:
+    """Return a running trial with these values of its first validations."""
     curve = tuple((64 * i, value) for i, value in enumerate(values, 1))
     return Trial(99, "search", {}, Path(), "running", curve=curve, batch_size=batch_size)
 
@@ -31,47 +32,47 @@ def running(*values: float, batch_size: int = 1) -> Trial:
 def test_a_trial_is_pruned_only_if_it_is_worse_after_as_many_clips(tmp_path):
     sweep = new_sweep(tmp_path / "sweep")
     others = curves(0.1, 0.2, 0.3, 0.4, 0.5, 0.6)
-    assert not should_prune(sweep, running(0.95), others)  # the first validation
+    assert not should_prune(sweep, running(0.95), others)  # after the first validation
     assert should_prune(sweep, running(0.95, 0.9), others)
     assert not should_prune(sweep, running(0.95, 0.5), others)  # others have 0.55 to 0.8 here
-    assert not should_prune(sweep, running(0.95, 0.9), others[:4])  # too few to compare with
+    assert not should_prune(sweep, running(0.95, 0.9), others[:4])  # too few trials to compare with
     untouched = dataclasses.replace(running(0.95, 0.9), kind="base")
     assert not should_prune(sweep, untouched, others)
     never = new_sweep(tmp_path / "never", pruner="none")
     assert not should_prune(never, running(0.95, 0.9), others)
 
 
-def test_other_batch_sizes_are_compared_at_equal_clips(tmp_path):
+def test_trials_of_other_batch_sizes_are_compared_after_equal_clips(tmp_path):
     sweep = new_sweep(tmp_path / "sweep")
-    # Half as many validations: after 128 clips the others are where this one is after its first.
+    # The other trials have half as many validations, the first of them after 128 clips.
     others = [
         dataclasses.replace(trial, curve=trial.curve[1::2], batch_size=8)
         for trial in curves(0.1, 0.2, 0.3, 0.4, 0.5, 0.6)
     ]
     slow = running(0.95, 0.9, batch_size=8)
     assert should_prune(sweep, slow, others)
-    last = dataclasses.replace(slow, curve=((70, 0.95), (134, 0.9)))  # a batch that was filled up
+    last = dataclasses.replace(slow, curve=((70, 0.95), (134, 0.9)))  # after a padded last batch
     assert should_prune(sweep, last, others)
-    full = dataclasses.replace(slow, curve=((60, 0.95), (124, 0.9)))  # those of the others were
+    full = dataclasses.replace(slow, curve=((60, 0.95), (124, 0.9)))  # others are padded
     assert should_prune(sweep, full, others)
-    early = dataclasses.replace(slow, curve=((50, 0.95), (110, 0.9)))  # nobody is as early
+    early = dataclasses.replace(slow, curve=((50, 0.95), (110, 0.9)))  # earlier than any other
     assert not should_prune(sweep, early, others)
 
 
-def test_the_decision_to_prune_is_that_of_the_table_alone(tmp_path):
+def test_pruning_does_not_depend_on_the_order_of_the_trials(tmp_path):
     sweep = new_sweep(tmp_path / "sweep")
     rng = random.Random(7)
     finals = [rng.uniform(0.1, 0.9) for _ in range(12)]
     others = curves(*finals)
     trials = [running(0.99, 1 - value, 1 - value) for value in finals]
-    decided = [should_prune(sweep, trial, others) for trial in trials]
-    assert True in decided and False in decided
+    decisions = [should_prune(sweep, trial, others) for trial in trials]
+    assert True in decisions and False in decisions
     shuffled = random.Random(1).sample(others, len(others))
-    assert [should_prune(sweep, trial, shuffled) for trial in trials] == decided
+    assert [should_prune(sweep, trial, shuffled) for trial in trials] == decisions
 
 
 LENGTH = 9  # validations of a complete trial
-LIVING = {
+LIVE_PRUNERS = {
     "median": lambda: optuna.pruners.MedianPruner(5, 2),
     "percentile:60": lambda: optuna.pruners.PercentilePruner(60.0, 5, 2),
     "threshold:0.7": lambda: optuna.pruners.ThresholdPruner(upper=0.7, n_warmup_steps=2),
@@ -83,17 +84,17 @@ LIVING = {
 }
 
 
-@pytest.mark.parametrize("name", LIVING)
-def test_a_study_made_from_the_table_decides_as_the_living_one(tmp_path, name):
-    """Trials one after the other, as one worker trains them; the first is the config untouched."""
+@pytest.mark.parametrize("name", LIVE_PRUNERS)
+def test_pruning_from_the_table_decides_like_a_live_optuna_study(tmp_path, name):
+    """One worker trains one trial after the other; the first is the unchanged config."""
     sweep = new_sweep(tmp_path / "sweep", pruner=name)
     rng = random.Random(3)
     table: list[Trial] = []
-    decided = []
+    decisions = []
     with quiet_optuna():
-        living = optuna.create_study(study_name="sweep", pruner=LIVING[name]())
+        study = optuna.create_study(study_name="sweep", pruner=LIVE_PRUNERS[name]())
     for number in range(12):
-        asked = living.ask()
+        optuna_trial = study.ask()
         kind = "search" if number else "base"
         final = rng.uniform(0.1, 0.9)
         values: list[float] = []
@@ -104,55 +105,56 @@ def test_a_study_made_from_the_table_decides_as_the_living_one(tmp_path, name):
             trial = dataclasses.replace(
                 trial, curve=curve, values=tuple(values), value=curve[-1][1]
             )
-            # What Optuna is told: patience looks at the values, the others at the best so far.
-            asked.report(values[-1] if name.startswith("patient") else curve[-1][1], rung)
+            # Patience compares the values, the other pruners the best value so far.
+            value = values[-1] if name.startswith("patient") else curve[-1][1]
+            optuna_trial.report(value, rung)
             with quiet_optuna():
-                expected = asked.should_prune() and kind == "search" and rung > 1
-            # Others who began later say nothing yet.
+                expected = optuna_trial.should_prune() and kind == "search" and rung > 1
+            # There is no later trial yet.
             assert should_prune(sweep, trial, [*table, trial]) == expected, (number, rung)
             if expected:
-                living.tell(asked, state=optuna.trial.TrialState.PRUNED)
+                study.tell(optuna_trial, state=optuna.trial.TrialState.PRUNED)
                 trial = dataclasses.replace(trial, state="pruned")
                 break
         else:
-            living.tell(asked, trial.value)
+            study.tell(optuna_trial, trial.value)
             trial = dataclasses.replace(trial, state="complete")
         table.append(trial)
-        decided.append(trial.state)
-    assert set(decided) == {"complete", "pruned"}, decided
+        decisions.append(trial.state)
+    assert set(decisions) == {"complete", "pruned"}, decisions
 
 
-def test_patience_holds_the_median_back(tmp_path):
+def test_patience_with_median_prunes_only_if_both_prune(tmp_path):
     rng = random.Random(2)
     others = curves(*(rng.uniform(0.1, 0.9) for _ in range(8)))
-    decided = []
+    decisions = []
     for _ in range(12):
         values = [rng.uniform(0.2, 1.0) for _ in range(3)]
         curve = tuple((64 * i, min(values[:i])) for i in range(1, 4))
         trial = dataclasses.replace(running(*values), curve=curve, values=tuple(values))
-        decided.append(
+        decisions.append(
             [
                 should_prune(new_sweep(tmp_path / name, pruner=name), trial, others)
                 for name in ("patient:1:median", "patient:1", "median")
             ]
         )
-    assert all(both == (patient and median) for both, patient, median in decided)
-    assert len({tuple(one) for one in decided}) >= 3
+    assert all(both == (patient and median) for both, patient, median in decisions)
+    assert len({tuple(row) for row in decisions}) >= 3
 
 
-def test_a_trial_that_was_taken_up_again_is_not_pruned_once_more(tmp_path):
+def test_a_resumed_trial_is_not_pruned_again(tmp_path):
     sweep = new_sweep(tmp_path / "sweep", pruner="threshold:0.5")
     trial = running(0.95, 0.9)
     assert should_prune(sweep, trial, [])
     assert not should_prune(sweep, dataclasses.replace(trial, is_spared=True), [])
 
 
-def test_the_number_of_validations_before_a_trial_can_be_stopped(tmp_path):
+def test_no_trial_is_pruned_before_prune_after_validations(tmp_path):
     for name in ("median", "threshold:0.5", "successive_halving", "hyperband:2"):
         sweep = new_sweep(tmp_path / name, pruner=name, prune_after=3)
         others = curves(0.1, 0.2, 0.3, 0.4, 0.5, 0.6)
         assert not should_prune(sweep, running(0.95, 0.9, 0.9), others), name
-        # Trial 99 is in the bracket of Hyperband that is judged first.
+        # Trial 99 is in the bracket of Hyperband that can be pruned first.
         assert should_prune(sweep, running(0.95, 0.9, 0.9, 0.9), others), name
 
 
@@ -170,7 +172,7 @@ def test_hyperband_waits_for_a_complete_trial(tmp_path):
     assert not should_prune(sweep, running(0.95, 0.9), unfinished)
 
 
-def test_seeds_of_the_best_compete_in_no_rung(tmp_path):
+def test_seeds_of_the_best_trial_are_not_compared_in_rungs(tmp_path):
     sweep = new_sweep(tmp_path / "sweep", pruner="successive_halving")
     others = curves(0.1)
     assert should_prune(sweep, running(0.95, 0.9), others)
@@ -187,7 +189,7 @@ def test_pruners_by_name():
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "message"),
     [
         ("medium", "did you mean 'median'?"),
         ("wilcoxon", "independent problem instances"),
@@ -201,6 +203,6 @@ def test_pruners_by_name():
         ("hyperband:", "an integer >= 2"),
     ],
 )
-def test_pruners_that_are_refused(text, said):
-    with pytest.raises(UsageError, match=said):
+def test_invalid_pruners_are_refused(text, message):
+    with pytest.raises(UsageError, match=message):
         pruner_of(text)

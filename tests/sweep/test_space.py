@@ -1,4 +1,4 @@
-"""Search spaces: how they are written, and what is refused before the first trial."""
+"""Search spaces: their syntax, and errors that are reported before the first trial."""
 
 import re
 
@@ -36,11 +36,11 @@ def test_ranges_choices_and_steps():
     assert dimension("training.remat", "none,full").choices == ("none", "full")
     assert dimension("training.use_amp", [True, False]).choices == (True, False)
     assert dimension("training.encoder_lr", "1e-3,2e-3").choices == (1e-3, 2e-3)
-    assert [str(one) for one in (rate, kernel, epochs)] == ["log:0.0001:0.003", "3,5,7", "2:10:4"]
+    assert [*map(str, (rate, kernel, epochs))] == ["log:0.0001:0.003", "3,5,7", "2:10:4"]
 
 
 @pytest.mark.parametrize(
-    ("key", "spec", "error", "said"),
+    ("key", "spec", "error", "message"),
     [
         ("training.encoder_rate", "1:2", ConfigError, "unknown key config.training.encoder_rate"),
         ("training.encoder_lr", "log:0:1", UsageError, "LOW above 0 with log"),
@@ -56,21 +56,21 @@ def test_ranges_choices_and_steps():
         ("data.frame_buckets", [(8,), (16,)], UsageError, "a number, a text"),
     ],
 )
-def test_what_cannot_be_searched_is_refused(key, spec, error, said):
+def test_dimensions_that_cannot_be_searched_are_refused(key, spec, error, message):
     if key == "training":
-        error, said = ConfigError, "unknown key|group"
-    with pytest.raises(error, match=said):
+        error, message = ConfigError, "unknown key|group"
+    with pytest.raises(error, match=message):
         dimension(key, spec)
 
 
-def test_a_value_that_a_key_never_takes_ends_the_sweep():
+def test_values_that_a_key_does_not_allow_are_refused():
     with pytest.raises(ConfigError, match=r"label_smoothing is 1\.5"):
         check_space(BASE, [dimension("training.label_smoothing", "0:1.5")])
     with pytest.raises(ConfigError, match="use_amp is 3"):
         check_space(BASE, [dimension("training.use_amp", [True, 3])])
 
 
-def test_combinations_that_are_refused_are_counted():
+def test_refused_combinations_are_counted():
     width = dimension("model.decoder.hidden_dim", "64,96")
     heads = dimension("model.decoder.num_heads", "2,5")
     corners, refused, reason = check_space(BASE, [width, heads])
@@ -79,14 +79,14 @@ def test_combinations_that_are_refused_are_counted():
         check_space(BASE, [dimension("model.decoder.num_heads", "5,7")])
 
 
-def test_a_grid_needs_steps():
+def test_a_grid_needs_choices_or_steps():
     with pytest.raises(UsageError, match="needs choices or steps"):
         grid([dimension("training.encoder_lr", "1e-4:1e-3")])
     both = [dimension("training.num_epochs", "1:2"), dimension("training.use_amp", "True,False")]
     assert len(grid(both)) == 4
 
 
-def test_a_space_file(tmp_path):
+def test_a_space_file_is_read_or_its_error_is_reported(tmp_path):
     path = tmp_path / "space.py"
     path.write_text('def get_space():\n    return {"training.num_epochs": [1, 2]}\n')
     assert space_of_file(path) == {"training.num_epochs": [1, 2]}
@@ -101,7 +101,7 @@ def test_a_space_file(tmp_path):
 
 
 @pytest.mark.parametrize("sampler", ["tpe", "random", "qmc"])
-def test_suggestions_are_within_the_space_and_can_be_typed(tmp_path, sampler):
+def test_suggestions_are_within_the_space_and_have_four_digits(tmp_path, sampler):
     space = (
         dimension("training.encoder_lr", "log:1e-4:3e-3"),
         dimension("training.num_epochs", "2:10:4"),
@@ -111,21 +111,21 @@ def test_suggestions_are_within_the_space_and_can_be_typed(tmp_path, sampler):
     sweep = Sweep.create(tmp_path, settings, BASE)
     assert next_parameters(sweep, [], 0) == {}
     sweep.add_trial(0, "base", {})
-    seen = []
+    rates = []
     for number in range(1, 14):
         trials = sweep.read(0.0)
-        found = next_parameters(sweep, trials, number)
-        assert found is not None and found == next_parameters(sweep, trials, number)
-        assert 1e-4 <= found["training.encoder_lr"] <= 3e-3
-        assert found["training.num_epochs"] in (2, 6, 10)
-        assert float(f"{found['training.encoder_lr']:.4g}") == found["training.encoder_lr"]
-        assert with_values(BASE, found).training.remat in ("none", "full")
-        sweep.add_trial(number, "search", found)
-        seen.append(found["training.encoder_lr"])
-    assert len(set(seen)) == len(seen)
+        values = next_parameters(sweep, trials, number)
+        assert values is not None and values == next_parameters(sweep, trials, number)
+        assert 1e-4 <= values["training.encoder_lr"] <= 3e-3
+        assert values["training.num_epochs"] in (2, 6, 10)
+        assert float(f"{values['training.encoder_lr']:.4g}") == values["training.encoder_lr"]
+        assert with_values(BASE, values).training.remat in ("none", "full")
+        sweep.add_trial(number, "search", values)
+        rates.append(values["training.encoder_lr"])
+    assert len(set(rates)) == len(rates)
 
 
-def test_quasi_random_values_are_a_sequence_of_sobol(tmp_path):
+def test_suggestions_of_qmc_are_a_sobol_sequence(tmp_path):
     space = (
         dimension("training.label_smoothing", "0:0.4"),
         dimension("training.encoder_lr", "log:1e-4:1e-2"),
@@ -134,20 +134,20 @@ def test_quasi_random_values_are_a_sequence_of_sobol(tmp_path):
     sweep = Sweep.create(tmp_path, settings, BASE)
     sweep.add_trial(0, "base", {})
     points = scipy.stats.qmc.Sobol(2, seed=5).random(8)
-    found = []
+    suggestions = []
     for number in range(1, 9):
         values = next_parameters(sweep, sweep.read(0.0), number)
         assert values is not None
         sweep.add_trial(number, "search", values)
-        found.append(values)
-    smoothing = [values["training.label_smoothing"] for values in found]
-    rates = [values["training.encoder_lr"] for values in found]
+        suggestions.append(values)
+    smoothing = [values["training.label_smoothing"] for values in suggestions]
+    rates = [values["training.encoder_lr"] for values in suggestions]
     assert smoothing == pytest.approx(0.4 * points[:, 0], rel=1e-3)
     assert rates == pytest.approx(1e-4 * 100 ** points[:, 1], rel=1e-3)
 
 
 @pytest.mark.parametrize(
-    ("name", "said"),
+    ("name", "message"),
     [
         ("cmaes", "the package cmaes, and keeps its state as a pickle"),
         ("gp", "the package torch"),
@@ -155,6 +155,6 @@ def test_quasi_random_values_are_a_sequence_of_sobol(tmp_path):
         ("tp", "did you mean 'tpe'?"),
     ],
 )
-def test_samplers_that_are_refused(name, said):
-    with pytest.raises(UsageError, match=re.escape(said)):
+def test_unsupported_samplers_are_refused(name, message):
+    with pytest.raises(UsageError, match=re.escape(message)):
         check_sampler(Settings("small", (), (), "wer", sampler=name))

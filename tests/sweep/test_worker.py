@@ -53,11 +53,12 @@ def new_sweep(folder: Path, **changes: object) -> Sweep:
 
 
 def worker(sweep: Sweep) -> Worker:
+    """Return a worker of this process."""
     return Worker(sweep, STUB, poll_seconds=0.02, idle_seconds=0.05)
 
 
 def start(sweep: Sweep, shift: float = 0.0, **environment: str) -> subprocess.Popen:
-    """A worker in a process of its own, whose clock is `shift` seconds ahead."""
+    """Start a worker process whose clock is `shift` seconds ahead."""
     command = [sys.executable, "-c", _WORK, str(sweep.folder), str(shift)]
     with (sweep.folder / "workers.log").open("ab") as output:
         return subprocess.Popen(
@@ -70,7 +71,7 @@ def table(sweep: Sweep) -> list[Trial]:
 
 
 def assert_complete(sweep: Sweep) -> None:
-    """Every trial is there once and finished, and no epoch of one was trained twice."""
+    """Check that every trial exists once and is finished, and that no epoch was trained twice."""
     trials = table(sweep)
     settings = sweep.settings
     assert [trial.number for trial in trials] == list(range(len(trials)))
@@ -87,8 +88,8 @@ def assert_complete(sweep: Sweep) -> None:
         assert steps == sorted(set(steps)), trial.number
         if trial.state == "complete":
             assert len(steps) == 6
-    drawn = [tuple(t.parameters.items()) for t in trials if t.kind == "search"]
-    assert len(set(drawn)) == len(drawn)
+    searched = [tuple(t.parameters.items()) for t in trials if t.kind == "search"]
+    assert len(set(searched)) == len(searched)
     assert not list(sweep.trials_folder.glob("*/*.damaged-*"))
 
 
@@ -107,29 +108,29 @@ def test_a_sweep_from_the_config_to_the_seeds_of_the_best(tmp_path):
     assert "exceeds the spread" in seeds_verdict(sweep.settings, trials)
     kept = [trial.number for trial in trials if (trial.folder / "checkpoints").exists()]
     assert kept == [best.number, *(trial.number for trial in seeds)]
-    assert worker(sweep).run() == 0  # nothing is left to do
+    assert worker(sweep).run() == 0  # no trial is left
     assert table(sweep) == trials
 
 
-def test_one_worker_repeats_a_sweep(tmp_path):
-    found = []
+def test_one_worker_makes_the_same_trials_again(tmp_path):
+    parameters = []
     for name in ("a", "b"):
         sweep = new_sweep(tmp_path / name, trials=4, seeds=0)
         worker(sweep).run()
-        found.append([trial.parameters for trial in table(sweep)])
-    assert found[0] == found[1]
+        parameters.append([trial.parameters for trial in table(sweep)])
+    assert parameters[0] == parameters[1]
 
 
 def kill_at_random(sweep: Sweep, kills: int, seed: int, workers: int = 4) -> None:
-    """Keep four workers running; kill one of them at each of `kills` random moments.
+    """Keep `workers` workers running, and kill a random one of them `kills` times.
 
-    Every second victim is killed while it has a trial, the others at any time, as when they begin.
+    Every second kill hits a worker that has a trial; the others hit any worker at any time.
     """
     rng = random.Random(seed)
     running = [start(sweep, STUB_SECONDS="0.15") for _ in range(workers)]
 
-    def holding() -> list[int]:
-        """The workers that have a trial now."""
+    def workers_with_trials() -> list[int]:
+        """Return the indices of workers that have a trial now."""
         trials = table(sweep)
         assert any(not trial.is_finished for trial in trials) or not trials, "it ended too early"
         pids = {t.holder.rpartition(":")[2] for t in trials if t.state == "running"}
@@ -138,7 +139,7 @@ def kill_at_random(sweep: Sweep, kills: int, seed: int, workers: int = 4) -> Non
     for kill in range(kills):
         victim = rng.randrange(workers)
         if kill % 2 == 0:
-            while not (candidates := holding()):
+            while not (candidates := workers_with_trials()):
                 time.sleep(0.02)
             victim = rng.choice(candidates)
         time.sleep(rng.uniform(0.0, 0.5))
@@ -151,7 +152,7 @@ def kill_at_random(sweep: Sweep, kills: int, seed: int, workers: int = 4) -> Non
 
 
 def test_killed_workers_lose_no_trial_and_repeat_none(tmp_path):
-    # A grid that is never pruned: processes that do without Optuna start faster.
+    # A grid without pruning does not import Optuna, so processes start faster.
     rates = tuple(i / 1000 for i in range(1, 10))
     space = (Dimension("training.encoder_lr", choices=rates),)
     sweep = new_sweep(tmp_path / "sweep", space=space, sampler="grid", pruner="none", trials=10)
@@ -167,7 +168,7 @@ def test_twenty_killed_workers(tmp_path):
     assert_complete(sweep)
 
 
-def test_clocks_that_differ_by_a_day_take_nothing_over(tmp_path):
+def test_workers_whose_clocks_differ_by_a_day_take_over_no_trial(tmp_path):
     sweep = new_sweep(tmp_path / "sweep", trials=5, lease_seconds=30.0)
     running = [start(sweep, shift) for shift in (-86400.0, 86400.0)]
     assert [process.wait(timeout=100) for process in running] == [0, 0]
@@ -175,18 +176,18 @@ def test_clocks_that_differ_by_a_day_take_nothing_over(tmp_path):
     assert {len(claims_of(trial.folder)) for trial in table(sweep)} == {1}
 
 
-def test_all_workers_are_killed_and_another_continues(tmp_path):
+def test_a_new_worker_continues_after_all_workers_were_killed(tmp_path):
     sweep = new_sweep(tmp_path / "sweep", trials=3, seeds=0)
     process = start(sweep, STUB_SECONDS="0.6")
     while not any(trial.step > 0 for trial in table(sweep)):
         time.sleep(0.05)
     process.kill()
     process.wait()
-    begun = next(trial for trial in table(sweep) if trial.step > 0)
-    time.sleep(0.5)  # the training process saves and ends, because its worker died
+    started = next(trial for trial in table(sweep) if trial.step > 0)
+    time.sleep(0.5)  # the training process saves and ends, because its worker is gone
     assert worker(sweep).run() == 0
     assert_complete(sweep)
-    starts = (begun.folder / "starts.jsonl").read_text().splitlines()
+    starts = (started.folder / "starts.jsonl").read_text().splitlines()
     assert len(starts) == 2 and 0 < json.loads(starts[1])["from"] <= 3
 
 
@@ -200,20 +201,20 @@ def test_a_stopped_worker_releases_its_trial(tmp_path):
     (trial,) = table(sweep)
     assert trial.state == "waiting" and trial.claims[0].is_released
     assert trial.fruitless_attempts == 0
-    assert worker(sweep).run() == 0  # at once, although the lease lasts
+    assert worker(sweep).run() == 0  # without waiting for the end of the lease
     assert table(sweep)[0].state == "complete"
 
 
-def test_out_of_memory_ends_one_trial(tmp_path):
+def test_out_of_memory_ends_only_its_trial(tmp_path):
     wide = Dimension("training.encoder_lr", choices=(1e-3, 0.9, 3e-3))
     sweep = new_sweep(tmp_path / "sweep", space=(wide,), sampler="grid", seeds=0)
     assert worker(sweep).run() == 0
-    states = {t.parameters.get("training.encoder_lr"): t for t in table(sweep)}
-    assert states[0.9].state == "out_of_memory" and "9 GiB of 8" in states[0.9].reason
-    assert states[3e-3].state == "complete"
+    trials = {t.parameters.get("training.encoder_lr"): t for t in table(sweep)}
+    assert trials[0.9].state == "out_of_memory" and "9 GiB of 8" in trials[0.9].reason
+    assert trials[3e-3].state == "complete"
 
 
-def test_a_combination_that_is_refused_is_a_pruned_trial(tmp_path):
+def test_a_refused_combination_is_an_invalid_trial(tmp_path):
     space = (
         Dimension("training.batch_size", choices=(16, 32)),
         Dimension("training.gradient_accumulation", choices=(1, 32)),
@@ -230,14 +231,14 @@ def pruned(folder: Path, monkeypatch, **settings: object) -> Sweep:
     """A finished sweep whose trial 1 was pruned at its third validation."""
     monkeypatch.setenv("STUB_WAIT_ABOVE", "0.005")
     bad = Dimension("training.encoder_lr", choices=(9e-3, 1e-3))
-    given: dict[str, object] = {"trials": 2, "seeds": 0, "pruner": "threshold:1.0"}
-    sweep = new_sweep(folder, space=(bad,), sampler="grid", **given | settings)
+    defaults: dict[str, object] = {"trials": 2, "seeds": 0, "pruner": "threshold:1.0"}
+    sweep = new_sweep(folder, space=(bad,), sampler="grid", **defaults | settings)
     assert worker(sweep).run() == 0
     assert [trial.state for trial in table(sweep)] == ["complete", "pruned"]
     return sweep
 
 
-def test_a_pruned_trial_goes_on_to_its_end(tmp_path, monkeypatch):
+def test_a_resumed_pruned_trial_is_completed(tmp_path, monkeypatch):
     sweep = pruned(tmp_path / "sweep", monkeypatch, keep="all")
     done = len(table(sweep)[1].curve)
     assert done in (2, 3)
@@ -251,25 +252,25 @@ def test_a_pruned_trial_goes_on_to_its_end(tmp_path, monkeypatch):
     assert json.loads((trial.folder / "result.json.pruned-1").read_text())["state"] == "pruned"
 
 
-def test_trials_that_cannot_be_taken_up_again(tmp_path, monkeypatch):
+def test_trials_that_cannot_be_resumed_are_refused(tmp_path, monkeypatch):
     sweep = pruned(tmp_path / "sweep", monkeypatch)
     before = sorted(sweep.folder.rglob("*"))
-    for number, said in (
+    for number, message in (
         (1, r"--keep=best.*from the start.*--config.training.encoder_lr=0.009 --workdir=FOLDER"),
         (0, "trial 0 was not pruned, it is complete: only pruned trials"),
         (7, "there is no trial 7 in .*; pruned are: 1"),
     ):
-        with pytest.raises(SweepError, match=said):
+        with pytest.raises(SweepError, match=message):
             sweep.take_up_pruned([number], server_time(tmp_path))
     assert sorted(sweep.folder.rglob("*")) == before
 
 
-def test_more_trials_after_the_seeds(tmp_path):
-    """The limit is raised, and a better trial gets seeds of its own."""
+def test_a_better_trial_after_the_seeds_gets_its_own_seeds(tmp_path):
+    """The number of trials is increased, and a better trial is found."""
     choices = Dimension("training.encoder_lr", choices=(2.5e-3, 1.9e-3))
-    given = {"space": (choices,), "sampler": "grid", "pruner": "none", "seeds": 2}
-    assert worker(new_sweep(tmp_path / "sweep", trials=2, **given)).run() == 0
-    more = new_sweep(tmp_path / "sweep", trials=3, **given)
+    options = {"space": (choices,), "sampler": "grid", "pruner": "none", "seeds": 2}
+    assert worker(new_sweep(tmp_path / "sweep", trials=2, **options)).run() == 0
+    more = new_sweep(tmp_path / "sweep", trials=3, **options)
     kinds = ["base", "search", "seed", "seed"]
     assert [trial.kind for trial in table(more)] == kinds
     assert worker(more).run() == 0
@@ -314,7 +315,7 @@ def test_no_hard_links_are_needed(tmp_path, monkeypatch):
     assert [trial.state for trial in table(sweep)] == ["complete", "complete"]
 
 
-def test_one_of_two_claims_and_one_of_two_new_trials_wins(tmp_path):
+def test_only_the_first_of_two_equal_claims_or_trials_succeeds(tmp_path):
     sweep = new_sweep(tmp_path / "sweep")
     first = sweep.add_trial(0, "base", {})
     assert first is not None and sweep.add_trial(0, "base", {}) is None
@@ -334,7 +335,7 @@ def test_a_suspended_worker_loses_its_claim_to_a_new_one(tmp_path):
     assert not holding.check() and holding.lost
 
 
-def test_a_renewed_claim_lasts_and_a_silent_one_lapses(tmp_path):
+def test_a_renewed_claim_stays_valid_and_another_expires(tmp_path):
     sweep = new_sweep(tmp_path / "sweep", lease_seconds=0.4)
     claim = sweep.add_trial(0, "base", {})
     assert claim is not None
@@ -360,7 +361,7 @@ def test_attempts_without_progress_end_a_trial(tmp_path):
 def test_a_config_that_cannot_be_trained_ends_the_sweep(tmp_path, monkeypatch):
     monkeypatch.setenv("STUB_BROKEN", "1")
     sweep = new_sweep(tmp_path / "sweep", trials=2, seeds=0)
-    for _ in range(2):  # the second worker does not begin where the first has failed
+    for _ in range(2):  # the second worker starts no trial after the failure
         with pytest.raises(SweepError, match="nothing searched cannot be trained: no data set"):
             worker(sweep).run()
         assert [trial.state for trial in table(sweep)] == ["failed"]
@@ -371,8 +372,8 @@ def test_a_config_that_cannot_be_trained_ends_the_sweep(tmp_path, monkeypatch):
 
 
 @pytest.mark.long
-def test_workers_prune_what_one_worker_prunes(tmp_path):
-    """The same finished trials in the folder; one worker or four decide on the others."""
+def test_four_workers_prune_the_same_trials_as_one_worker(tmp_path):
+    """The folder has the same finished trials; one or four workers decide on the others."""
     rates = (0.0021, 0.0022, 0.0023, 0.0024, 0.0025, 0.05, 0.06, 0.0019, 0.07, 0.08)
     states = []
     for name, workers in (("one", 1), ("four", 4)):
@@ -386,7 +387,6 @@ def test_workers_prune_what_one_worker_prunes(tmp_path):
         )
         processes = [start(more, STUB_PAUSE="3") for _ in range(workers)]
         assert [process.wait(timeout=100) for process in processes] == [0] * workers
-        found = {t.parameters.get("training.encoder_lr"): t.state for t in table(more)}
-        states.append(found)
+        states.append({t.parameters.get("training.encoder_lr"): t.state for t in table(more)})
     assert states[0] == states[1]
     assert set(states[0].values()) == {"complete", "pruned"}

@@ -1,4 +1,4 @@
-"""Seconds of a run by activity, and lost steps."""
+"""Goodput: the seconds of a run by activity, and lost steps."""
 
 import re
 import time
@@ -26,8 +26,8 @@ class Clock:
 
 @pytest.fixture
 def clock(monkeypatch):
-    monkeypatch.setattr(module, "time", found := Clock())
-    return found
+    monkeypatch.setattr(module, "time", clock := Clock())
+    return clock
 
 
 def test_every_second_belongs_to_exactly_one_part(clock):
@@ -45,7 +45,7 @@ def test_every_second_belongs_to_exactly_one_part(clock):
     assert goodput.seconds == pytest.approx(expected)
 
 
-def test_compiling_counts_once_and_not_for_the_part_around_it():
+def test_compile_time_counts_once_and_not_in_the_part_around_it():
     inner = jax.jit(lambda x: x + 1)
 
     def slow_to_trace(x):
@@ -53,20 +53,20 @@ def test_compiling_counts_once_and_not_for_the_part_around_it():
         return inner(x)
 
     x = jnp.zeros(3)
-    begin = time.perf_counter()
+    start = time.perf_counter()
     with Goodput() as goodput:
         with goodput.time_as("eval"):
             jax.jit(lambda x: inner(jax.jit(slow_to_trace)(x)) * 2)(x)
             time.sleep(0.1)
         goodput.line(None)
-        elapsed = time.perf_counter() - begin
+        elapsed = time.perf_counter() - start
         assert 0.2 <= goodput.seconds["compile"] <= elapsed - 0.1
         assert 0.1 <= goodput.seconds["eval"] <= elapsed - 0.2
         assert min(goodput.seconds.values()) >= 0
         compiled = goodput.seconds["compile"]
     jax.jit(lambda x: inner(x) * 3)(x)
     goodput.line(None)
-    assert goodput.seconds["compile"] == compiled  # it no longer listens
+    assert goodput.seconds["compile"] == compiled  # after the block, compiling is not counted
 
 
 def test_steps_after_the_newest_final_checkpoint_are_lost(clock):
@@ -80,8 +80,8 @@ def test_steps_after_the_newest_final_checkpoint_are_lost(clock):
         goodput.steps = 8
     assert "8 steps" in goodput.line(106)
     assert re.search(r"lost since the last checkpoint: 2 steps \(0\.4 s\)", goodput.line(106))
-    assert "lost since the last checkpoint: 5 steps" in goodput.line(103)  # the save of 106 failed
-    # 100: the checkpoint from which this start resumed.
+    assert "lost since the last checkpoint: 5 steps" in goodput.line(103)  # the save at 106 failed
+    # The run resumed from the checkpoint at 100.
     assert "lost since the last checkpoint: 8 steps" in goodput.line(100)
     assert goodput.line(106).count("replayed") == 0
     goodput.steps_replayed = 4

@@ -74,9 +74,9 @@ def test_each_step_has_one_row_after_a_resume(workdir):
     for step in (10, 20, 30):
         first.write(step, {"train/loss": 1.0})
     first.write(30, {"validation/loss": 1.0})
-    resumed = MetricsLog(workdir)  # the first was killed: it never closed
+    resumed = MetricsLog(workdir)  # without closing the first, as after a kill
     assert resumed.rewind(20) == 10
-    assert read_metrics(workdir.metrics_csv)["train/loss"][0] == [10, 20]  # at once
+    assert read_metrics(workdir.metrics_csv)["train/loss"][0] == [10, 20]  # before the next write
     for step in (30, 40):
         resumed.write(step, {"train/loss": 2.0})
     resumed.close()
@@ -175,18 +175,18 @@ def test_a_full_disk_is_reported_once(workdir, monkeypatch, caplog):
 
 def records(workdir):
     """Return all events, from records of (length u64, crc, payload, crc)."""
-    found = []
+    records = []
     for path in sorted(workdir.path.glob("events.*")):
         content = path.read_bytes()
         while content:
             length = int.from_bytes(content[:8], "little")
-            found.append(Event.FromString(content[12 : 12 + length]))
+            records.append(Event.FromString(content[12 : 12 + length]))
             content = content[12 + length + 4 :]
-    return found
+    return records
 
 
 def events(workdir):
-    """Return (tag, step, value) of all events."""
+    """Return (tag, step, value) of all numbers in events."""
     return [
         (value.tag, event.step, value.simple_value)
         for event in records(workdir)
@@ -254,10 +254,10 @@ def test_a_star_marks_the_best_checkpoint_on_its_metric(
     workdir, monkeypatch, metric, step, panel, height
 ):
     log = MetricsLog(workdir)
-    for at, loss, wer, chrf in ((10, 1.0, 0.6, 20.0), (20, 1.2, 0.4, 30.0)):
+    for number, loss, wer, chrf in ((10, 1.0, 0.6, 20.0), (20, 1.2, 0.4, 30.0)):
         scores = {"loss": loss, "wer": wer, "chrf": chrf, "bleu4": 0.0}
-        log.write(at, {f"validation/{name}": score for name, score in scores.items()})
-        log.write(at, {"train/loss": 2.0})
+        log.write(number, {f"validation/{name}": score for name, score in scores.items()})
+        log.write(number, {"train/loss": 2.0})
     log.close()
     figures = []
     monkeypatch.setattr(

@@ -1,4 +1,4 @@
-"""Observers neither end nor block a run whose disk fails, and write all records later."""
+"""Observers do not end or block a run if its disk fails, and write all records later."""
 
 import errno
 import logging
@@ -14,7 +14,7 @@ from signvit_jax.telemetry.metric_writer import MetricsLog
 from signvit_jax.telemetry.metrics_file import read_metrics
 from signvit_jax.telemetry.observers import Observer, Records
 from tests.helpers import tiny_run
-from tests.telemetry.test_metric_writer import events, rows
+from tests.telemetry.test_metric_writer import events, records, rows
 
 DISK_ERRORS = [errno.ENOSPC, errno.EDQUOT, errno.ESTALE, errno.EIO]
 
@@ -25,7 +25,10 @@ def workdir(tmp_path):
 
 
 class Disk:
-    """A disk that fails with `error` while that is set, once `room` bytes are used up."""
+    """A disk that fails with the error number `error` while it is set.
+
+    The events file can still get `room` more bytes before it fails.
+    """
 
     def __init__(self):
         self.error = None
@@ -53,7 +56,7 @@ class Disk:
 
 
 class HalfWritten:
-    """A file that takes the first half of what is written, and then fails."""
+    """A file that stores the first half of what is written, and then fails."""
 
     def __init__(self, file, disk):
         self.file, self.disk = file, disk
@@ -94,7 +97,7 @@ def test_metrics_wait_for_the_disk_and_are_written_later(workdir, disk, caplog, 
     (file,) = workdir.path.glob("events.*")
     before = file.read_bytes()
     disk.error = number
-    for step in range(2, 60):  # more than a queue of ten holds
+    for step in range(2, 60):  # more than a queue of ten records holds
         disk.room = 7
         log.write(step, {"train/loss": float(step)})
     log.write(59, {"validation/loss": 0.5})  # a new column, and a row that grows
@@ -241,25 +244,19 @@ def test_events_need_no_thread(workdir):
 
 
 def test_a_resume_purges_lost_steps_in_tensorboard(workdir):
-    from tensorboardX.proto.event_pb2 import Event, SessionLog
+    from tensorboardX.proto.event_pb2 import SessionLog
 
     log = MetricsLog(workdir)
     log.rewind(20)
     log.write(21, {"a": 1.0})
     log.close()
-    (file,) = workdir.path.glob("events.*")
-    content = file.read_bytes()
-    found = []
-    while content:
-        length = int.from_bytes(content[:8], "little")
-        found.append(Event.FromString(content[12 : 12 + length]))
-        content = content[12 + length + 4 :]
-    assert found[0].file_version == "brain.Event:2"
-    assert (found[1].step, found[1].session_log.status) == (21, SessionLog.START)
-    assert found[2].step == 21 and found[2].summary.value[0].tag == "a"
+    version, start, metrics = records(workdir)
+    assert version.file_version == "brain.Event:2"
+    assert (start.step, start.session_log.status) == (21, SessionLog.START)
+    assert metrics.step == 21 and metrics.summary.value[0].tag == "a"
 
 
-def test_event_checksums_are_those_of_tensorboardx(workdir):
+def test_event_checksums_equal_those_of_tensorboardx(workdir):
     from tensorboardX.event_file_writer import EventsWriter
     from tensorboardX.proto.event_pb2 import Event
 
@@ -269,14 +266,14 @@ def test_event_checksums_are_those_of_tensorboardx(workdir):
     (ours,) = workdir.path.glob("events.*")
     content = ours.read_bytes()
     theirs = EventsWriter(str(workdir.path / "other"))
-    start = theirs._py_recordio_writer
-    start.flush()
-    offset = os.path.getsize(start.path)
+    record_writer = theirs._py_recordio_writer
+    record_writer.flush()
+    offset = os.path.getsize(record_writer.path)
     length = int.from_bytes(content[:8], "little")
     rest = content[12 + length + 4 :]
     theirs.write_event(Event.FromString(rest[12 : 12 + int.from_bytes(rest[:8], "little")]))
     theirs.close()
-    with open(start.path, "rb") as file:
+    with open(record_writer.path, "rb") as file:
         assert file.read()[offset:] == rest
 
 
@@ -291,7 +288,7 @@ def test_an_observer_survives_any_error_and_reports_it_once(tmp_path, caplog, er
     def fails():
         raise error
 
-    assert not observer.attempt(fails) and len(caplog.records) == 1  # the first is reported
+    assert not observer.attempt(fails) and len(caplog.records) == 1  # the first failure is reported
     assert [observer.attempt(fails) for _ in range(2)] == [False] * 2
     reason = error.strerror if isinstance(error, OSError) else f"{type(error).__name__}: {error}"
     assert [record.getMessage() for record in caplog.records] == [
@@ -306,16 +303,16 @@ def test_an_observer_survives_any_error_and_reports_it_once(tmp_path, caplog, er
 
 def test_records_keep_their_order_and_drop_the_oldest(tmp_path, monkeypatch):
     monkeypatch.setattr("signvit_jax.telemetry.observers._MAX_WAITING", 3)
-    written, full = [], [False]
+    written, is_full = [], [False]
 
     def write(number):
-        if full[0]:
+        if is_full[0]:
             raise OSError(errno.ENOSPC, "No space left on device")
         written.append(number)
 
     records = Records(tmp_path / "file", write)
     for number in range(10):
-        full[0] = 2 <= number < 8
+        is_full[0] = 2 <= number < 8
         records.add(number)
     assert written == [0, 1, 6, 7, 8, 9]
 

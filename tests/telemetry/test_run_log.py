@@ -1,4 +1,4 @@
-"""Messages may contain texts of the data set: the terminal escapes them, run.log keeps them."""
+"""Messages may have texts of the data set: the terminal shows escapes, run.log keeps them."""
 
 import logging
 import subprocess
@@ -9,7 +9,7 @@ import pytest
 from signvit_jax.telemetry import run_log
 
 TEXT = "samples\n  reference: \x1b]0;owned\x07 \u202e"
-WARNS = """
+WARNING_SCRIPT = """
 import logging
 from signvit_jax.runtime.exit_codes import run_command
 run_command(lambda: logging.getLogger("signvit_jax").warning("a\\x1b[31m"))
@@ -34,5 +34,5 @@ def test_the_terminal_escapes_control_characters(tmp_path, capsys, monkeypatch, 
 
 
 def test_warnings_before_the_log_starts_are_escaped():
-    done = subprocess.run([sys.executable, "-c", WARNS], capture_output=True, check=True)
+    done = subprocess.run([sys.executable, "-c", WARNING_SCRIPT], capture_output=True, check=True)
     assert done.stderr == b"a\\x1b[31m\n"

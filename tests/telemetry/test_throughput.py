@@ -25,8 +25,8 @@ def batch(clips=4, padding_rows=1):
 
 
 @pytest.fixture
-def stopped(monkeypatch):
-    """A stopwatch that reads 2 s every time."""
+def start_stopwatch(monkeypatch):
+    """Return a function that starts a stopwatch, which measures 2 s at every reading."""
     now = iter([0.0, 2.0, 2.0, 4.0, 4.0])
     monkeypatch.setattr(time, "perf_counter", lambda: next(now))
 
@@ -38,8 +38,8 @@ def stopped(monkeypatch):
     return start
 
 
-def test_speed_is_measured_since_the_last_reading(stopped):
-    watch = stopped("cpu")
+def test_speed_is_measured_since_the_last_reading(start_stopwatch):
+    watch = start_stopwatch("cpu")
     watch.add_wait(0.5)
     watch.add_batch(batch(), frozen_backbone=False)
     watch.add_batch(batch(), frozen_backbone=False)
@@ -48,22 +48,22 @@ def test_speed_is_measured_since_the_last_reading(stopped):
     assert watch.read() == {"clips_per_second": 0.0, "frames_per_second": 0.0, "data_wait": 0.0}
 
 
-def test_mfu_is_the_share_of_the_peak_flops(stopped, monkeypatch):
-    counted = []
+def test_mfu_is_the_share_of_the_peak_flops(start_stopwatch, monkeypatch):
+    counted_shapes = []
 
     def clip_flops(definition, frames, text_length):
-        counted.append((frames, text_length))
+        counted_shapes.append((frames, text_length))
         return ClipFlops(100.0, 20.0, 30.0, 50.0, training=600.0, training_frozen=400.0)
 
     monkeypatch.setattr(module, "clip_flops", clip_flops)
     monkeypatch.setattr(module, "peak_memory", lambda: 3 * 2**30)
-    # The mesh's two devices count, not those of this process.
+    # The two devices of the mesh count, not those of this process.
     monkeypatch.setattr(module, "peak_flops", {"some GPU": 0.5e5}.get)
-    watch = stopped("some GPU", devices=2)
+    watch = start_stopwatch("some GPU", devices=2)
     for _ in range(3):
         watch.add_batch(batch(), frozen_backbone=False)
     watch.add_batch(batch(), frozen_backbone=True)
     figures = watch.read()
     assert figures["mfu"] == pytest.approx(4 * (3 * 600 + 400) / 2.0 / 1e5)
     assert figures["peak_memory_gib"] == 3.0
-    assert counted == [(5, 7)] * 2  # counted once for each kind of step
+    assert counted_shapes == [(5, 7)] * 2  # once without and once with a frozen backbone

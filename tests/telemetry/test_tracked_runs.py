@@ -1,4 +1,4 @@
-"""Trackers of real runs: what `train` sends them when it is stopped, finishes and fails."""
+"""Trackers in real runs: what `train` sends when it is stopped, finishes, or fails."""
 
 import dataclasses
 import json
@@ -20,16 +20,16 @@ MODULES = (*TRACKERS, "mlflow.entities", "recording")
 
 
 class Calls:
-    """The calls that the stand-ins for trackers have recorded since the last look."""
+    """The calls that the stand-ins for trackers record in a file."""
 
     def __init__(self, file: Path):
         self.file = file
 
     def take(self) -> dict[str, list[dict]]:
-        """By tracker, in their order."""
-        lines = [json.loads(line) for line in self.file.read_text().splitlines()]
+        """Return the calls by tracker, in order, and delete the file."""
+        calls = [json.loads(line) for line in self.file.read_text().splitlines()]
         self.file.unlink()
-        return {name: [one for one in lines if one["tracker"] == name] for name in TRACKERS}
+        return {name: [call for call in calls if call["tracker"] == name] for name in TRACKERS}
 
 
 @pytest.fixture
@@ -41,7 +41,8 @@ def calls(tmp_path, monkeypatch, light_jax):
         sys.modules.pop(module, None)
 
 
-def go(trained, workdir, names=TRACKERS) -> int:
+def run_train(trained, workdir, names=TRACKERS) -> int:
+    """Train with trackers; return the exit code."""
     return tiny_run.command(
         train.main,
         f"--config={trained.config}",
@@ -51,7 +52,7 @@ def go(trained, workdir, names=TRACKERS) -> int:
 
 
 def metrics_of(workdir: Path, after: int = 0) -> dict[int, dict[str, float]]:
-    """Step -> the finite metrics of its row in metrics.csv."""
+    """Return step -> finite metrics of its row in metrics.csv, of the steps after `after`."""
     _, rows = read_rows(workdir / "metrics.csv")
     return {
         int(row["step"]): {
@@ -63,41 +64,47 @@ def metrics_of(workdir: Path, after: int = 0) -> dict[int, dict[str, float]]:
 
 
 def sent_metrics(sent: list[dict]) -> dict[int, dict[str, float]]:
-    """Step -> the metrics that a tracker was sent, without the summary at the end."""
-    found: dict[int, dict[str, float]] = {}
-    for one in sent:
-        if one["call"] == "log" and not any(name.startswith("best/") for name in one["values"]):
-            found.setdefault(one["step"], {}).update(one["values"])
-    return found
+    """Return step -> metrics that a tracker got, without the summary at the end."""
+    metrics: dict[int, dict[str, float]] = {}
+    for call in sent:
+        if call["call"] == "log" and not any(name.startswith("best/") for name in call["values"]):
+            metrics.setdefault(call["step"], {}).update(call["values"])
+    return metrics
 
 
 def same(sent: dict[int, dict[str, float]], written: dict[int, dict[str, float]]) -> bool:
-    """Compare with the digits that metrics.csv has."""
+    """Return True if sent and written metrics are equal to the digits of metrics.csv."""
     return sent.keys() == written.keys() and all(
         values == pytest.approx(written[step], rel=1e-7) for step, values in sent.items()
     )
 
 
 def best_of(workdir: Path) -> dict[str, float]:
-    values = {step: row.get("validation/loss") for step, row in metrics_of(workdir).items()}
-    found = {step: value for step, value in values.items() if value is not None}
-    best = min(found.values())
-    latest = max(step for step, value in found.items() if value == best)
+    """Return the summary of a run: the lowest validation loss, and the last epoch that has it."""
+    losses = {
+        step: row["validation/loss"]
+        for step, row in metrics_of(workdir).items()
+        if "validation/loss" in row
+    }
+    best = min(losses.values())
+    latest = max(step for step, loss in losses.items() if loss == best)
     return {"best/loss": best, "best/epoch": latest // tiny_run.STEPS_PER_EPOCH}
 
 
 @pytest.mark.long
-def test_a_run_that_is_stopped_and_then_finishes(trained, tmp_path, calls, monkeypatch, caplog):
+def test_trackers_get_all_metrics_of_a_stopped_and_resumed_run(
+    trained, tmp_path, calls, monkeypatch, caplog
+):
     workdir = tmp_path / "run"
     monkeypatch.setenv("FAKE_TRACKER_SIGTERM", "wandb")
-    assert go(trained, workdir) == 143
+    assert run_train(trained, workdir) == 143
     stopped = calls.take()
     done = max(metrics_of(workdir))
     assert done < tiny_run.EPOCHS * tiny_run.STEPS_PER_EPOCH
     written = flatten(dataclasses.asdict(from_json((workdir / "config.json").read_text())))
     for name, sent in stopped.items():
         assert sent[0]["call"] == "init" and sent[-1]["call"] == "finish", name
-        config = {key: value for one in sent for key, value in one.get("config", {}).items()}
+        config = {key: value for call in sent for key, value in call.get("config", {}).items()}
         assert config.keys() == written.keys()
         assert str(config["training.num_epochs"]) == str(tiny_run.EPOCHS)
         assert str(config["model.decoder.hidden_dim"]) == "16"
@@ -109,10 +116,10 @@ def test_a_run_that_is_stopped_and_then_finishes(trained, tmp_path, calls, monke
         "trackio": 0,
     }
 
-    # The same command goes on with the same runs; trackio's server is away.
+    # The same command continues the runs of the trackers; the server of trackio is unreachable.
     monkeypatch.setenv("FAKE_TRACKER_RAISES", "trackio")
     with caplog.at_level(logging.WARNING):
-        assert go(trained, workdir) == 0
+        assert run_train(trained, workdir) == 0
     finished = calls.take()
     for name in ("wandb", "mlflow"):
         sent = finished[name]
@@ -124,20 +131,20 @@ def test_a_run_that_is_stopped_and_then_finishes(trained, tmp_path, calls, monke
     assert finished["wandb"][-1]["summary"] == pytest.approx(best_of(workdir))
     assert finished["mlflow"][-1]["status"] == "FINISHED"
     *_, summary, _ = finished["mlflow"]
-    assert summary["values"] == pytest.approx(best_of(workdir)) and summary["step"] == max(
-        metrics_of(workdir)
-    )
+    assert summary["values"] == pytest.approx(best_of(workdir))
+    assert summary["step"] == max(metrics_of(workdir))
 
-    # It has lost the run nothing, was said once, and the rows that it lacks were counted.
-    assert {one["call"] for one in finished["trackio"]} == {"init"}
-    said = [record.getMessage() for record in caplog.records if "trackio" in record.getMessage()]
-    rows = sum(len(one["values"]) > 0 for one in finished["wandb"] if one["call"] == "log")
-    assert len(said) == 2 and "no network" in said[0] and "the run continues" in said[0]
-    assert f"tracker trackio lacks {rows} of this run's records" in said[1]
+    # Trackio did not disturb the run. Its error was reported once, and its missing rows counted.
+    assert {call["call"] for call in finished["trackio"]} == {"init"}
+    messages = [record.getMessage() for record in caplog.records]
+    messages = [message for message in messages if "trackio" in message]
+    rows = sum(len(call["values"]) > 0 for call in finished["wandb"] if call["call"] == "log")
+    assert len(messages) == 2 and "no network" in messages[0] and "the run continues" in messages[0]
+    assert f"tracker trackio lacks {rows} of this run's records" in messages[1]
 
 
 @pytest.mark.long
-def test_a_run_that_fails_ends_in_its_trackers_too(trained, tmp_path, calls, monkeypatch):
+def test_trackers_get_the_failed_end_of_a_run(trained, tmp_path, calls, monkeypatch):
     add = StepWatch.add
 
     def fail_at_two(self, step, index, report):
@@ -146,7 +153,7 @@ def test_a_run_that_fails_ends_in_its_trackers_too(trained, tmp_path, calls, mon
         add(self, step, index, report)
 
     monkeypatch.setattr(StepWatch, "add", fail_at_two)
-    assert go(trained, tmp_path / "run") == 1
+    assert run_train(trained, tmp_path / "run") == 1
     for name, sent in calls.take().items():
         assert sent_metrics(sent).keys() == {1}, name
         assert sent[-1]["call"] == "finish"

@@ -1,4 +1,4 @@
-"""Trackers: what they are sent, and that none of them can end or delay a run."""
+"""Trackers: what they get, and that they cannot end or delay a run."""
 
 import json
 import logging
@@ -23,7 +23,7 @@ CONFIG = {"training.batch_size": 8, "model.name": "small"}
 
 
 class FakeRun:
-    """What `wandb.init` and `trackio.init` return."""
+    """A stand-in for the runs that `wandb.init` and `trackio.init` return."""
 
     def __init__(self, calls, id):
         self.calls, self.id = calls, id
@@ -35,21 +35,21 @@ class FakeRun:
     def summary(self):
         return types.SimpleNamespace(update=lambda values: self.calls.append(("summary", values)))
 
-    def finish(self, **given):
-        self.calls.append(("finish", given))
+    def finish(self, **arguments):
+        self.calls.append(("finish", arguments))
 
 
 def fake_wandb(calls):
-    def init(**given):
-        calls.append(("init", given))
-        return FakeRun(calls, given["id"] or "abc")
+    def init(**arguments):
+        calls.append(("init", arguments))
+        return FakeRun(calls, arguments["id"] or "abc")
 
     return {"wandb": types.SimpleNamespace(init=init)}
 
 
 def fake_trackio(calls):
-    def init(**given):
-        calls.append(("init", given))
+    def init(**arguments):
+        calls.append(("init", arguments))
         return FakeRun(calls, "")
 
     return {"trackio": types.SimpleNamespace(init=init)}
@@ -78,7 +78,7 @@ def fake_mlflow(calls):
             calls.append(("finish", run_id, status))
 
     entities = types.SimpleNamespace(
-        Metric=lambda name, value, at, step: (step, name, value),
+        Metric=lambda name, value, timestamp, step: (step, name, value),
         Param=lambda name, value: (name, value),
     )
     return {"mlflow": types.SimpleNamespace(MlflowClient=Client), "mlflow.entities": entities}
@@ -94,7 +94,7 @@ END = RunEnd("finished", {"best/wer": 0.25})
 
 
 def track(monkeypatch, folder, name, make, *rows, end=END):
-    """Return the calls of a start of a run."""
+    """Open a tracker, log `rows` and close it with `end`; return the calls that it made."""
     calls = []
     for module, fake in make(calls).items():
         monkeypatch.setitem(sys.modules, module, fake)
@@ -108,7 +108,7 @@ def track(monkeypatch, folder, name, make, *rows, end=END):
 ROWS = ((10, {"train/loss": 2.5, "train/ctc": math.nan}), (20, {"validation/wer": 0.5}))
 
 
-def test_wandb_gets_the_config_and_finite_metrics_and_resumes_its_run(monkeypatch, tmp_path):
+def test_wandb_gets_config_and_finite_metrics_and_resumes_its_run(monkeypatch, tmp_path):
     monkeypatch.setenv("WANDB_PROJECT", "signs")
     init, *logged = track(monkeypatch, tmp_path, "wandb", fake_wandb, *ROWS)
     assert init[1]["config"] == CONFIG and init[1]["name"] == "mine" and init[1]["id"] is None
@@ -120,8 +120,8 @@ def test_wandb_gets_the_config_and_finite_metrics_and_resumes_its_run(monkeypatc
         ("finish", {"exit_code": 0}),
     ]
     assert json.loads((tmp_path / "trackers.json").read_text()) == {"wandb": "abc"}
-    (again, *_) = track(monkeypatch, tmp_path, "wandb", fake_wandb, ROWS[1])
-    assert again[1]["id"] == "abc"
+    (second_init, *_) = track(monkeypatch, tmp_path, "wandb", fake_wandb, ROWS[1])
+    assert second_init[1]["id"] == "abc"
 
 
 def test_mlflow_gets_params_once_and_metrics_with_their_steps(monkeypatch, tmp_path):
@@ -134,21 +134,23 @@ def test_mlflow_gets_params_once_and_metrics_with_their_steps(monkeypatch, tmp_p
         ("metrics", "abc", [(20, "best/wer", 0.25)]),
         ("finish", "abc", "FINISHED"),
     ]
-    again = track(monkeypatch, tmp_path, "mlflow", fake_mlflow, ROWS[1])
-    assert again[0] == ("resume", "abc", "RUNNING") and again[1][:2] == ("metrics", "abc")
+    resumed = track(monkeypatch, tmp_path, "mlflow", fake_mlflow, ROWS[1])
+    assert resumed[0] == ("resume", "abc", "RUNNING") and resumed[1][:2] == ("metrics", "abc")
 
 
 def test_trackio_resumes_by_its_name(monkeypatch, tmp_path):
     init, *logged = track(monkeypatch, tmp_path, "trackio", fake_trackio, *ROWS)
     assert init[1]["project"] == "signvit_jax" and init[1]["name"].startswith("mine-")
-    assert [one[0] for one in logged] == ["log", "log", "log", "finish"]
+    assert [call[0] for call in logged] == ["log", "log", "log", "finish"]
     assert logged[2] == ("log", 20, {"best/wer": 0.25})
-    (again, *_) = track(monkeypatch, tmp_path, "trackio", fake_trackio, ROWS[1])
-    assert again[1]["name"] == init[1]["name"]
+    (second_init, *_) = track(monkeypatch, tmp_path, "trackio", fake_trackio, ROWS[1])
+    assert second_init[1]["name"] == init[1]["name"]
 
 
 @pytest.mark.parametrize(("outcome", "status"), [("stopped", "KILLED"), ("failed", "FAILED")])
-def test_trackers_learn_that_a_run_did_not_finish(monkeypatch, tmp_path, outcome, status):
+def test_trackers_get_the_status_of_a_run_that_did_not_finish(
+    monkeypatch, tmp_path, outcome, status
+):
     end = RunEnd(outcome)
     for name, make, last in (
         ("wandb", fake_wandb, ("finish", {"exit_code": 1})),
@@ -159,7 +161,7 @@ def test_trackers_learn_that_a_run_did_not_finish(monkeypatch, tmp_path, outcome
 
 
 class Unreliable:
-    """A tracker that fails until it is told not to."""
+    """A tracker that cannot be opened while `fails` is True."""
 
     id = "x"
     fails = True
@@ -176,28 +178,26 @@ class Unreliable:
         pass
 
 
-def test_a_server_that_fails_is_reported_once_and_gets_all_rows_later(
-    monkeypatch, tmp_path, caplog
-):
+def test_a_failing_server_is_reported_once_and_gets_all_rows_later(monkeypatch, tmp_path, caplog):
     kind = type("Fake", (Unreliable,), {"sent": []})
     monkeypatch.setitem(trackers.TRACKERS, "wandb", kind)
     tracker = BackgroundTracker("wandb", TrackedRun("mine", tmp_path, {}, None), tmp_path / "ids")
     with caplog.at_level(logging.WARNING):
         for step in range(5):
             tracker.log(step, {"loss": 1.0})
-        until = time.monotonic() + 20
-        while not tracker._waiting.empty() and time.monotonic() < until:
+        deadline = time.monotonic() + 20
+        while not tracker._waiting.empty() and time.monotonic() < deadline:
             time.sleep(0.01)
         kind.fails = False
         tracker.log(5, {"loss": 1.0})
         tracker.close(END)
     assert kind.sent == [0, 1, 2, 3, 4, 5]
-    said = [record.getMessage() for record in caplog.records]
-    assert sum("no network" in text for text in said) == 1
-    assert any("is written again" in text for text in said)
+    messages = [record.getMessage() for record in caplog.records]
+    assert sum("no network" in text for text in messages) == 1
+    assert any("is written again" in text for text in messages)
 
 
-def test_a_tracker_that_always_fails_is_reported_to_lack_rows(monkeypatch, tmp_path, caplog):
+def test_missing_rows_of_a_failing_tracker_are_counted(monkeypatch, tmp_path, caplog):
     monkeypatch.setitem(trackers.TRACKERS, "wandb", type("Fake", (Unreliable,), {"sent": []}))
     with caplog.at_level(logging.WARNING):
         (tracker,) = open_trackers(["wandb"], "mine", tmp_path, {})
@@ -206,14 +206,14 @@ def test_a_tracker_that_always_fails_is_reported_to_lack_rows(monkeypatch, tmp_p
     assert "tracker wandb lacks 1 of this run's records" in caplog.text
 
 
-def test_a_tracker_that_hangs_delays_neither_steps_nor_the_end(monkeypatch, tmp_path, caplog):
-    let_go = threading.Event()
+def test_a_hanging_tracker_delays_neither_steps_nor_the_end(monkeypatch, tmp_path, caplog):
+    release = threading.Event()
 
     class Hanging(Unreliable):
         fails = False
 
         def log(self, step, values):
-            let_go.wait(30)
+            release.wait(30)
 
     monkeypatch.setitem(trackers.TRACKERS, "wandb", Hanging)
     monkeypatch.setattr(trackers, "_SECONDS_TO_FINISH", 0.2)
@@ -221,27 +221,27 @@ def test_a_tracker_that_hangs_delays_neither_steps_nor_the_end(monkeypatch, tmp_
     workdir = Workdir.create(tmp_path / "run")
     metrics = MetricsLog(workdir, lambda: open_trackers(["wandb"], "run", workdir.path, {}))
     metrics.rewind(0)
-    begin = time.monotonic()
+    start = time.monotonic()
     with caplog.at_level(logging.WARNING):
         for step in range(1, 11):
             metrics.write(step, {"train/loss": 1.0})
         metrics.close()
-    assert time.monotonic() - begin < 10
+    assert time.monotonic() - start < 10
     assert read_metrics(workdir.metrics_csv)["train/loss"][0] == list(range(1, 11))
     assert "has not finished" in caplog.text and "was too slow for" in caplog.text
-    let_go.set()
+    release.set()
 
 
-def test_trackers_that_open_at_the_same_time_all_keep_their_ids(monkeypatch, tmp_path, caplog):
+def test_ids_of_trackers_that_open_at_the_same_time_are_all_saved(monkeypatch, tmp_path, caplog):
     for name in trackers.TRACKERS:
         kind = type("Fake", (Unreliable,), {"sent": [], "fails": False, "id": f"of {name}"})
         monkeypatch.setitem(trackers.TRACKERS, name, kind)
-    read = trackers._read_ids
+    real_read = trackers._read_ids
 
     def read_slowly(path):
         if threading.current_thread() is not threading.main_thread():
             time.sleep(0.05)
-        return read(path)
+        return real_read(path)
 
     monkeypatch.setattr(trackers, "_read_ids", read_slowly)
     opened = open_trackers([*trackers.TRACKERS], "mine", tmp_path, {})
@@ -253,17 +253,18 @@ def test_trackers_that_open_at_the_same_time_all_keep_their_ids(monkeypatch, tmp
     assert ids == {name: f"of {name}" for name in trackers.TRACKERS} and not caplog.text
 
 
-def test_a_full_disk_keeps_an_id_from_its_file_but_no_metrics(monkeypatch, tmp_path, caplog):
+def test_on_a_full_disk_metrics_are_sent_and_the_id_is_saved_later(monkeypatch, tmp_path, caplog):
     kind = type("Fake", (Unreliable,), {"sent": [], "fails": False})
     monkeypatch.setitem(trackers.TRACKERS, "wandb", kind)
-    write, full = trackers.write_atomically, [OSError(28, "No space left on device")] * 2
+    real_write = trackers.write_atomically
+    errors = [OSError(28, "No space left on device")] * 2
 
-    def write_if_there_is_room(*arguments):
-        if full:
-            raise full.pop()
-        write(*arguments)
+    def fail_twice(*arguments):
+        if errors:
+            raise errors.pop()
+        real_write(*arguments)
 
-    monkeypatch.setattr(trackers, "write_atomically", write_if_there_is_room)
+    monkeypatch.setattr(trackers, "write_atomically", fail_twice)
     with caplog.at_level(logging.WARNING):
         (tracker,) = open_trackers(["wandb"], "mine", tmp_path, {})
         for step in range(4):
@@ -283,19 +284,19 @@ def test_no_tracker_is_opened_before_the_first_metrics(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("name", "named"),
+    ("name", "message"),
     [("wandbb", "did you mean 'wandb'?"), ("mlflow", "pip install mlflow-skinny")],
 )
 def test_an_unknown_or_missing_tracker_is_exit_2_before_the_run(
-    tmp_path, monkeypatch, capfd, name, named
+    tmp_path, monkeypatch, capfd, name, message
 ):
     monkeypatch.setitem(sys.modules, "mlflow", None)
     flags = ["--config=quickstart", f"--workdir={tmp_path / 'run'}", f"--tracker={name}"]
     assert tiny_run.command(train.main, *flags) == 2
-    assert named in capfd.readouterr().err and not (tmp_path / "run").exists()
+    assert message in capfd.readouterr().err and not (tmp_path / "run").exists()
 
 
-def test_several_trackers_are_named_with_commas(monkeypatch):
+def test_names_of_several_trackers_are_separated_by_commas(monkeypatch):
     for module in (*fake_wandb([]), *fake_trackio([])):
         monkeypatch.setitem(sys.modules, module, types.ModuleType(module))
     assert trackers.tracker_names("wandb,trackio,wandb") == ("wandb", "trackio")

@@ -1,4 +1,4 @@
-"""The web application with a translator that needs no model."""
+"""Fixtures: the web application with a stub translator, which needs no model."""
 
 import contextlib
 import os
@@ -25,9 +25,9 @@ ADDRESS = "http://127.0.0.1:8000"
 
 
 class StubTranslator:
-    """Texts without a model: each second of a video is a segment.
+    """A translator without a model: each second of a video is a segment.
 
-    While `gate` is closed, translations stand still after their first segment.
+    While `gate` is cleared, translations wait after their first segment.
     """
 
     def __init__(self):
@@ -55,7 +55,7 @@ class StubTranslator:
                     on_progress(number + 1.0)
             self.finished += 1
             return Translation(
-                text=" ".join(one.text for one in segments),
+                text=" ".join(segment.text for segment in segments),
                 tokens=(),
                 score=-0.5,
                 confidence=0.7,
@@ -82,7 +82,7 @@ def stub() -> StubTranslator:
 
 @pytest.fixture
 def make_app():
-    """A function from a translator and settings to the application."""
+    """Return a function that makes the application of a translator with given settings."""
 
     def make(translator, *, text_language=None, **settings) -> WebApp:
         facts = ModelFacts(
@@ -101,7 +101,7 @@ def make_app():
 
 @pytest.fixture
 def make_client(stub, make_app):
-    """A function from settings to a client of the application, and the application."""
+    """Return a function that starts an application and returns its client and itself."""
     with contextlib.ExitStack() as stack:
 
         def make(**settings) -> tuple[TestClient, WebApp]:
@@ -122,32 +122,33 @@ def video(path: Path = CLIP) -> bytes:
 
 
 def _files_without_names() -> set[str]:
-    """Temporary files that this process has open, of pytest too."""
-    found = set()
+    """Return links to all files without a name that this process has open."""
+    links = set()
     for number in os.listdir("/proc/self/fd"):
         with contextlib.suppress(OSError):
-            found.add(os.readlink(f"/proc/self/fd/{number}"))
-    return {name for name in found if name.endswith(" (deleted)")}
+            links.add(os.readlink(f"/proc/self/fd/{number}"))
+    return {name for name in links if name.endswith(" (deleted)")}
 
 
-_of_others: set[str] = set()
+_opened_before: set[str] = set()  # files without a name that were open before the test
 
 
 @pytest.fixture(autouse=True)
-def _files_of_other_tests():
-    """Note what earlier tests of this process have left open."""
-    _of_others.clear()
-    _of_others.update(_files_without_names())
+def _find_files_opened_before():
+    """Find the files that pytest and earlier tests have open."""
+    _opened_before.clear()
+    _opened_before.update(_files_without_names())
 
 
 def open_uploads() -> set[str]:
-    """Uploaded files that this process has opened since the test began, and still has."""
-    return _files_without_names() - _of_others
+    """Return the uploaded files that were opened during this test and are still open."""
+    return _files_without_names() - _opened_before
 
 
 def until(check, seconds: float = 20.0):
+    """Return the first true value of `check()`. Fails after `seconds`."""
     end = time.monotonic() + seconds
-    while not (found := check()):
+    while not (value := check()):
         assert time.monotonic() < end
         time.sleep(0.01)
-    return found
+    return value

@@ -1,4 +1,4 @@
-"""Wrong usage of `signvit serve` ends before a model is loaded, with exit code 2."""
+"""Wrong usage of `signvit serve` is an error before a model is loaded."""
 
 import socket
 
@@ -20,12 +20,12 @@ from signvit_jax.web.settings import ServerSettings
     ],
     ids=["nothing", "both", "port", "host"],
 )
-def test_wrong_flags_say_what_is_allowed(flags, message):
+def test_errors_of_wrong_flags_list_what_is_allowed(flags, message):
     with pytest.raises(UsageError, match=message):
         command.main(flags)
 
 
-def test_a_port_that_is_taken_is_named():
+def test_the_error_of_a_used_port_names_it():
     with socket.socket() as other:
         other.bind(("127.0.0.1", 0))
         other.listen()
@@ -34,7 +34,7 @@ def test_a_port_that_is_taken_is_named():
             listen(ServerSettings(), port)
 
 
-def test_without_the_extra_the_error_installs_it(monkeypatch):
+def test_the_error_of_a_missing_package_says_how_to_install_it(monkeypatch):
     import sys
 
     monkeypatch.setitem(sys.modules, "uvicorn", None)

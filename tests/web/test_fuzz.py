@@ -1,4 +1,4 @@
-"""Every endpoint and the websocket with odd requests: no status 500, and no growth of memory."""
+"""Fuzzing of every endpoint and of the websocket: no status 500, and no growth of memory."""
 
 import gc
 import json
@@ -100,18 +100,21 @@ def send(client, request) -> int:
     return answer.status_code
 
 
-def talk(client, messages) -> None:
+def send_live(client, messages) -> None:
     try:
         with client.websocket_connect("ws://127.0.0.1:8000/v1/live") as socket:
             assert socket.receive_json()["event"] == "ready"
             for message in messages:
-                (socket.send_bytes if isinstance(message, bytes) else socket.send_text)(message)
+                if isinstance(message, bytes):
+                    socket.send_bytes(message)
+                else:
+                    socket.send_text(message)
     except WebSocketDisconnect:
         pass
 
 
-def fuzz(client, app, requests: int, talks: int, *, is_random: bool) -> set[int]:
-    """Send odd requests, then odd messages; return the statuses of the answers."""
+def fuzz(client, app, requests: int, sessions: int, *, is_random: bool) -> set[int]:
+    """Send random requests, then live sessions of random messages; return the HTTP statuses."""
     statuses = set()
     settings = hypothesis.settings(
         max_examples=requests,
@@ -125,13 +128,13 @@ def fuzz(client, app, requests: int, talks: int, *, is_random: bool) -> set[int]
     def odd_requests(request):
         statuses.add(send(client, request))
 
-    @hypothesis.settings(settings, max_examples=talks)
+    @hypothesis.settings(settings, max_examples=sessions)
     @hypothesis.given(_messages)
-    def odd_talks(messages):
-        talk(client, messages)
+    def odd_sessions(messages):
+        send_live(client, messages)
 
     odd_requests()
-    odd_talks()
+    odd_sessions()
     until(lambda: app.live.count == 0)
     assert (app.queue.running, app.queue.waiting) == (0, 0)
     assert open_uploads() == set()
@@ -140,18 +143,18 @@ def fuzz(client, app, requests: int, talks: int, *, is_random: bool) -> set[int]
 
 def test_odd_requests_are_answered(make_client, tmp_path):
     client, app = make_client(examples=tmp_path / "examples", max_upload_bytes=100_000)
-    # A few requests do not reach every answer.
+    # So few requests do not get every status.
     assert len(fuzz(client, app, 60, 2, is_random=False)) >= 4
 
 
 @pytest.mark.long
 @pytest.mark.timeout(1200)
-def test_ten_thousand_odd_requests_leave_nothing_behind(make_client, tmp_path):
+def test_ten_thousand_odd_requests_leave_no_file_and_no_memory(make_client, tmp_path):
     client, app = make_client(examples=tmp_path / "examples", max_upload_bytes=100_000)
-    statuses, resident = set(), []
-    for _ in range(10):  # hypothesis remembers all requests of a portion, and no longer
+    statuses, resident_mib = set(), []
+    for _ in range(10):  # Hypothesis keeps the requests of a call of `fuzz` in memory until it ends
         statuses |= fuzz(client, app, 1000, 20, is_random=True)
         gc.collect()
-        resident.append(resident_bytes() / 2**20)
+        resident_mib.append(resident_bytes() / 2**20)
     assert {200, 400, 403, 404, 405, 421} <= statuses
-    assert resident[-1] - resident[1] < 8, resident
+    assert resident_mib[-1] - resident_mib[1] < 8, resident_mib

@@ -1,4 +1,4 @@
-"""The page in Chromium, served by the packaged model."""
+"""The page in Chromium, from a server with the packaged model."""
 
 import json
 import os
@@ -17,7 +17,7 @@ from signvit_jax.text.words import Word
 from tests.helpers.served import chromium, running_server, served, wait_until, write_camera
 from tests.web.conftest import StubTranslator
 
-# Compiled programs are those of the commands; what the tests compile is not optimized.
+# The servers are processes that compile optimized programs, unlike the test processes.
 pytestmark = pytest.mark.xdist_group("served")
 CLIP = demo_clips()[0]
 
@@ -29,16 +29,16 @@ def server(tmp_path_factory):
 
 
 class Page:
-    """The open page, and every address that the browser asked for."""
+    """The open page, the addresses that the browser requested, and the errors of its scripts."""
 
     def __init__(self, browser, server, **options):
         self.context = browser.new_context(**options)
         self.page = self.context.new_page()
-        self.asked: list[str] = []
-        self.faults: list[str] = []
+        self.requested: list[str] = []
+        self.errors: list[str] = []
         self.server = server
-        self.page.on("request", lambda request: self.asked.append(request.url))
-        self.page.on("pageerror", lambda error: self.faults.append(str(error)))
+        self.page.on("request", lambda request: self.requested.append(request.url))
+        self.page.on("pageerror", lambda error: self.errors.append(str(error)))
         self.page.goto(server.address)
         self.wait("#model", "trained on")
 
@@ -54,11 +54,11 @@ class Page:
     def texts(self) -> list[str]:
         return [area.input_value() for area in self.page.locator("#transcript textarea").all()]
 
-    def check_origin(self) -> None:
-        """Every request went to the server itself, and no script failed."""
+    def check_requests(self) -> None:
+        """Check that all requests went to the server itself, and that no script failed."""
         own = self.server.address.rstrip("/")
-        foreign = [url for url in self.asked if not url.removeprefix("blob:").startswith(own)]
-        assert foreign == [] and self.faults == []
+        foreign = [url for url in self.requested if not url.removeprefix("blob:").startswith(own)]
+        assert foreign == [] and self.errors == []
 
 
 def translated(video: Path) -> str:
@@ -67,7 +67,7 @@ def translated(video: Path) -> str:
     return load_translator(MODEL).translate(video).text
 
 
-def test_an_upload_becomes_captions_that_equal_translate(server, tmp_path):
+def test_captions_of_an_upload_have_the_text_of_translate(server, tmp_path):
     with chromium() as browser:
         page = Page(browser, server, viewport={"width": 320, "height": 700})
         page.page.set_input_files("#file", CLIP.video)
@@ -83,17 +83,17 @@ def test_an_upload_becomes_captions_that_equal_translate(server, tmp_path):
         wait_until(lambda: page.page.evaluate(cues) == [CLIP.text])
         width = page.page.evaluate("document.documentElement.scrollWidth")
         assert width <= 320
-        # Corrected text is what is saved and shown.
+        # Captions have the corrected text.
         page.page.locator("#transcript textarea").fill("corrected & <b>")
         page.page.locator("#transcript textarea").blur()
         wait_until(lambda: page.page.evaluate(cues) == ["corrected &amp; &lt;b&gt;"])
         page.page.set_input_files("#file", CLIPS / "clips.csv")
         assert "none of mp4" in page.wait("#video-error", "cannot be read")
-        page.check_origin()
+        page.check_requests()
 
 
 @pytest.mark.long
-def test_a_camera_gives_the_text_within_three_seconds_of_the_clip(server, tmp_path):
+def test_the_camera_text_is_final_within_three_seconds_after_the_clip(server, tmp_path):
     seconds = write_camera(tmp_path / "camera.mjpeg", CLIP.video, 6.0)
     flag = f"--use-file-for-fake-video-capture={tmp_path / 'camera.mjpeg'}"
     with chromium(flag) as browser:
@@ -105,27 +105,27 @@ def test_a_camera_gives_the_text_within_three_seconds_of_the_clip(server, tmp_pa
 
         page.page.on("websocket", listen)
         page.page.click("#start")
-        # The camera may be in the middle of the clip at first; the clip then comes once more.
+        # The camera may start in the middle of the clip; then the text comes when the clip repeats.
         page.wait("#final", CLIP.text)
-        behind = [
+        delays = [
             update["seconds"] - (segment["start"] + seconds)
             for update in updates
             for segment in update.get("final", ())
             if segment["text"] == CLIP.text
         ]
-        assert min(behind) <= 3.0
+        assert min(delays) <= 3.0
         page.page.click("#stop")
         page.wait("#camera-state", "Stopped")
         assert page.page.locator("#final").get_attribute("aria-live") == "polite"
         assert page.page.locator("#partial").get_attribute("aria-hidden") == "true"
-        page.check_origin()
+        page.check_requests()
 
 
-LEVELS = 240  # of gray, one after the other in the frames of a camera, over and over
+LEVELS = 240  # gray levels; each camera frame is one level brighter, then it starts again
 
 
 class LevelReader(StubTranslator):
-    """Live texts are the gray levels of the first and the last frame that they are about."""
+    """A translator whose live texts are the gray levels of their first and last frame."""
 
     def live(self, *, decode):
         def read(images, rate):
@@ -136,12 +136,14 @@ class LevelReader(StubTranslator):
         return LiveSession(captions, PushedFrames(lambda image: image, 8.0))
 
 
-def is_near(level: float, expected: float, most: float) -> bool:
-    return abs((level - expected + LEVELS / 2) % LEVELS - LEVELS / 2) <= most
+def is_near(level: float, expected: float, tolerance: float) -> bool:
+    """Compare gray levels that repeat after LEVELS."""
+    difference = (level - expected + LEVELS / 2) % LEVELS - LEVELS / 2
+    return abs(difference) <= tolerance
 
 
 @pytest.mark.long
-def test_a_part_of_the_cameras_recording_is_saved_as_an_example_when_asked(tmp_path, make_app):
+def test_a_part_of_the_camera_recording_is_saved_only_on_request(tmp_path, make_app):
     with (tmp_path / "camera.mjpeg").open("wb") as file:
         for level in range(LEVELS):
             Image.new("RGB", (640, 480), (level + 8,) * 3).save(file, "JPEG", quality=92)
@@ -154,7 +156,7 @@ def test_a_part_of_the_cameras_recording_is_saved_as_an_example_when_asked(tmp_p
         wait_until(lambda: page.text("#final"), 180)
         page.page.click("#stop")
         page.wait("#camera-state", "Stopped")
-        # Nothing is recorded, and so nothing can be saved, before it is asked for.
+        # Without the tick nothing is recorded, and so nothing can be saved.
         assert not page.page.is_visible("#recorded-part")
         assert page.page.evaluate("recordings.length") == 0
         page.page.check("#keep")
@@ -168,15 +170,15 @@ def test_a_part_of_the_cameras_recording_is_saved_as_an_example_when_asked(tmp_p
         page.page.click("#stop")
         page.wait("#camera-state", "Stopped")
         assert page.page.evaluate("recordings[0].recorder.state") == "inactive"
-        # The recording is still there.
+        # The recording is kept after the camera has stopped.
         page.page.locator("#recorded .example").nth(0).click()
         page.wait("#camera-save-state", "Saved")
         wait_until(lambda: len(list(folder.glob("*.mp4"))) == 2, 180)
-        page.check_origin()
+        page.check_requests()
     assert "corrected_01,corrected,,,train" in (folder / "clips.csv").read_text()
     with open_video(folder / "corrected_01.mp4", Sampling()) as video:
         levels = [float(frame.mean()) for _, frame in video.frames]
-    # A second, 30 levels, is what margins and, on a busy machine, clocks may differ.
+    # Margins, and clocks on a busy machine, may differ by a second, which is 30 levels.
     assert is_near(levels[0], first, 30) and is_near(levels[-1], last, 30), (levels, first, last)
 
 
@@ -194,7 +196,7 @@ def test_without_permission_the_page_says_what_to_do(server):
 
 
 @pytest.mark.long
-def test_a_server_that_is_killed_and_comes_back_is_noticed(tmp_path):
+def test_the_page_reconnects_after_the_server_was_killed(tmp_path):
     flag = f"--use-file-for-fake-video-capture={tmp_path / 'camera.mjpeg'}"
     write_camera(tmp_path / "camera.mjpeg", CLIP.video, 3.0)
     with chromium(flag) as browser:
@@ -221,7 +223,7 @@ def test_a_too_large_upload_is_refused_by_page_and_server(tmp_path):
         page = Page(browser, server)
         page.page.set_input_files("#file", large)
         page.wait("#video-error", "too large")
-        # The server too, which the page asks without knowing the limit.
+        # The server refuses it too, if the page does not know the limit.
         page.page.evaluate("model.max_upload_bytes = 1e12")
         page.page.set_input_files("#file", CLIP.video)
         page.wait("#state", "Done")
@@ -230,7 +232,7 @@ def test_a_too_large_upload_is_refused_by_page_and_server(tmp_path):
 
 
 @pytest.mark.long
-def test_all_of_it_works_by_keyboard(server):
+def test_the_page_works_by_keyboard(server):
     with chromium() as browser:
         page = Page(browser, server)
         keyboard = page.page.keyboard
@@ -241,7 +243,7 @@ def test_all_of_it_works_by_keyboard(server):
                 keyboard.press("Tab")
                 if page.page.evaluate(focused) == name:
                     return
-            raise AssertionError(f"Tab never comes to {name}")
+            raise AssertionError(f"Tab never reaches {name}")
 
         tab_to("large")
         keyboard.press("Enter")
@@ -265,6 +267,7 @@ def test_all_of_it_works_by_keyboard(server):
 
 
 def _axe() -> Path | None:
+    """Return the script of axe-core, which checks accessibility, or None."""
     folders = [os.environ.get("AXE_CORE", ""), "node_modules/axe-core"]
     candidates = [Path(folder) / "axe.min.js" for folder in folders if folder]
     return next((path for path in candidates if path.is_file()), None)
@@ -272,7 +275,7 @@ def _axe() -> Path | None:
 
 @pytest.mark.long
 @pytest.mark.parametrize("look", ["light", "dark", "forced", "large"])
-def test_axe_finds_nothing_serious(server, look):
+def test_axe_finds_no_serious_violation(server, look):
     axe = _axe()
     if axe is None:
         pytest.skip("axe-core is not installed (npm install axe-core, or AXE_CORE=its folder)")
@@ -286,6 +289,7 @@ def test_axe_finds_nothing_serious(server, look):
         page.page.set_input_files("#file", CLIP.video)
         page.wait("#state", "Done")
         page.page.evaluate(axe.read_text())
-        found = page.page.evaluate("axe.run().then((found) => JSON.stringify(found.violations))")
-        serious = [v["id"] for v in json.loads(found) if v["impact"] in ("serious", "critical")]
+        run_axe = "axe.run().then((result) => JSON.stringify(result.violations))"
+        violations = json.loads(page.page.evaluate(run_axe))
+        serious = [v["id"] for v in violations if v["impact"] in ("serious", "critical")]
         assert serious == []

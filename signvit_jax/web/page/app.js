@@ -1,27 +1,28 @@
 "use strict";
-// The page of `signvit serve`. It talks to its own server alone.
+// The page of `signvit serve`. It sends requests only to its own server.
 
-const LOW = 0.5; // confidence below which a text is marked
-const GAP = 1.0; // seconds without text that are shown as a gap
+const LOW_CONFIDENCE = 0.5; // confidence below which a text is marked
+const MIN_GAP_SECONDS = 1.0; // shortest pause between texts that is shown, in seconds
 
 const $ = (id) => document.getElementById(id);
 let model = null;
 let token = readToken();
 
 function readToken() {
-  const found = new URLSearchParams(location.hash.slice(1)).get("token");
-  if (found) {
-    sessionStorage.setItem("token", found);
+  const tokenInAddress = new URLSearchParams(location.hash.slice(1)).get("token");
+  if (tokenInAddress) {
+    sessionStorage.setItem("token", tokenInAddress);
     history.replaceState(null, "", location.pathname);
   }
-  return found || sessionStorage.getItem("token") || "";
+  return tokenInAddress || sessionStorage.getItem("token") || "";
 }
 
 function headers(more = {}) {
   return token ? { ...more, Authorization: `Bearer ${token}` } : more;
 }
 
-class Refusal extends Error {
+// An error that the server answered.
+class RequestRefused extends Error {
   constructor(error, status) {
     super(error.message);
     this.code = error.code;
@@ -30,20 +31,21 @@ class Refusal extends Error {
   }
 }
 
-class Lost extends Error {} // what the page itself cannot give any more
+// A text whose part of the recording is no longer in the memory of the page.
+class RecordingLost extends Error {}
 
-async function ask(path, options = {}) {
+async function request(path, options = {}) {
   const answer = await fetch(path, { ...options, headers: headers(options.headers) });
   if (!answer.ok) {
     let error = { code: "fault", message: `The server answered with ${answer.status}.` };
-    try { error = (await answer.json()).error; } catch { /* not one of our answers */ }
-    throw new Refusal(error, answer.status);
+    try { error = (await answer.json()).error; } catch { /* the answer is not JSON of this server */ }
+    throw new RequestRefused(error, answer.status);
   }
   return answer;
 }
 
 function reason(error) {
-  if (error instanceof Refusal || error instanceof Lost) return error.message;
+  if (error instanceof RequestRefused || error instanceof RecordingLost) return error.message;
   return "The server does not answer. Is signvit serve running? The page tries again by itself.";
 }
 
@@ -51,7 +53,7 @@ function reason(error) {
 
 async function connect() {
   try {
-    model = await (await ask("v1/model")).json();
+    model = await (await request("v1/model")).json();
     $("token-form").hidden = true;
     showModel();
     setConnection("");
@@ -70,7 +72,7 @@ function setConnection(text) {
 }
 
 function showModel() {
-  const unknown = "not stated by whoever made the model";
+  const unknown = "not stated by the author of the model";
   const parts = [
     `Model ${model.name}, step ${model.step.toLocaleString()}, trained on ${model.data_set}`,
     `sign language: ${model.sign_language ?? unknown}`,
@@ -106,7 +108,9 @@ $("large").addEventListener("click", () => {
 
 // ---- a video ------------------------------------------------------------------------------------
 
-let job = null; // {file, segments, seconds, stop}
+// The translation of the newest video: {file, segments, seconds, stop, isOver}. Functions get the job
+// that they work for, and do nothing if it is no longer the current one.
+let currentJob = null;
 
 $("file").addEventListener("change", () => {
   if ($("file").files.length) translate($("file").files[0]);
@@ -126,42 +130,42 @@ for (const kind of ["dragleave", "drop"]) {
 $("drop").addEventListener("drop", (event) => {
   if (event.dataTransfer.files.length) translate(event.dataTransfer.files[0]);
 });
-$("cancel").addEventListener("click", () => job?.stop.abort());
+$("cancel").addEventListener("click", () => currentJob?.stop.abort());
 
 async function translate(file) {
-  job?.stop.abort();
-  job = { file, segments: [], seconds: null, stop: new AbortController() };
-  const mine = job;
+  currentJob?.stop.abort();
+  currentJob = { file, segments: [], seconds: null, stop: new AbortController() };
+  const job = currentJob;
   $("video-error").textContent = "";
   $("save-state").textContent = "";
   $("transcript").replaceChildren();
   $("warnings").replaceChildren();
   showPlayer(file);
   if (model && file.size > model.max_upload_bytes) {
-    const most = Math.floor(model.max_upload_bytes / 2 ** 20);
-    fail(mine, `${file.name} is too large: ${(file.size / 2 ** 20).toFixed(1)} MiB; allowed: at most ${most} MiB.`);
+    const limit = Math.floor(model.max_upload_bytes / 2 ** 20);
+    fail(job, `${file.name} is too large: ${(file.size / 2 ** 20).toFixed(1)} MiB; allowed: at most ${limit} MiB.`);
     return;
   }
   $("progress-row").hidden = false;
   $("progress").removeAttribute("value");
   $("state").textContent = `Sending ${file.name} …`;
   try {
-    const answer = await ask("v1/translate", {
+    const answer = await request("v1/translate", {
       method: "POST",
       body: file,
       headers: { Accept: "application/x-ndjson", "Content-Type": "application/octet-stream" },
-      signal: mine.stop.signal,
+      signal: job.stop.signal,
     });
-    await readLines(answer.body, (event) => follow(mine, event));
-    if (!mine.isOver) throw new TypeError("cut");
+    await readLines(answer.body, (event) => handleEvent(job, event));
+    if (!job.isOver) throw new TypeError("the answer ended early");
   } catch (error) {
-    if (mine.stop.signal.aborted) {
-      if (job === mine) {
+    if (job.stop.signal.aborted) {
+      if (currentJob === job) {
         $("progress-row").hidden = true;
         $("state").textContent = "Cancelled.";
       }
     } else {
-      fail(mine, reason(error));
+      fail(job, reason(error));
     }
   }
 }
@@ -178,38 +182,38 @@ async function readLines(body, onEvent) {
   }
 }
 
-function follow(mine, event) {
-  if (job !== mine) return;
+function handleEvent(job, event) {
+  if (currentJob !== job) return;
   if (event.event === "queued") {
     $("state").textContent = `Waiting: number ${event.place} in the queue.`;
   } else if (event.event === "started") {
-    mine.seconds = event.seconds;
+    job.seconds = event.seconds;
     $("state").textContent = "Translating …";
   } else if (event.event === "segment") {
-    mine.segments.push(event);
-    showTranscript(mine);
+    job.segments.push(event);
+    showTranscript(job);
   } else if (event.event === "progress") {
-    if (mine.seconds) $("progress").value = Math.min(event.seconds / mine.seconds, 1);
-    $("state").textContent = `Translated up to ${clock(event.seconds)}${mine.seconds ? ` of ${clock(mine.seconds)}` : ""}.`;
+    if (job.seconds) $("progress").value = Math.min(event.seconds / job.seconds, 1);
+    $("state").textContent = `Translated up to ${clock(event.seconds)}${job.seconds ? ` of ${clock(job.seconds)}` : ""}.`;
   } else if (event.event === "error") {
-    throw new Refusal(event.error, 200);
+    throw new RequestRefused(event.error, 200);
   } else if (event.event === "done") {
-    mine.isOver = true;
-    mine.seconds = event.seconds;
-    mine.segments = event.segments;
+    job.isOver = true;
+    job.seconds = event.seconds;
+    job.segments = event.segments;
     $("progress-row").hidden = true;
-    showTranscript(mine);
-    const count = mine.segments.length;
+    showTranscript(job);
+    const count = job.segments.length;
     $("state").textContent = count
       ? `Done: ${count} ${count === 1 ? "text" : "texts"} in ${clock(event.seconds)}.`
-      : "Done: as far as the model sees, nobody signs in this video.";
+      : "Done: the model detected no signs in this video.";
     for (const warning of event.warnings) $("warnings").append(element("p", "note", `Note: ${warning}`));
-    updateTrack(mine);
+    updateTrack(job);
   }
 }
 
-function fail(mine, message) {
-  if (job !== mine) return;
+function fail(job, message) {
+  if (currentJob !== job) return;
   $("progress-row").hidden = true;
   $("state").textContent = "";
   $("video-error").textContent = message;
@@ -224,10 +228,10 @@ function showPlayer(file) {
 }
 
 function element(name, className, text) {
-  const made = document.createElement(name);
-  if (className) made.className = className;
-  if (text !== undefined) made.textContent = text;
-  return made;
+  const node = document.createElement(name);
+  if (className) node.className = className;
+  if (text !== undefined) node.textContent = text;
+  return node;
 }
 
 function clock(seconds) {
@@ -236,20 +240,20 @@ function clock(seconds) {
   return `${minutes}:${((tenths % 600) / 10).toFixed(1).padStart(4, "0")}`;
 }
 
-function showTranscript(mine) {
+function showTranscript(job) {
   const list = $("transcript");
   const items = [];
   let end = 0;
-  for (const segment of mine.segments) {
-    if (segment.start - end >= GAP) items.push(gap(end, segment.start));
-    items.push(line(mine, segment));
+  for (const segment of job.segments) {
+    if (segment.start - end >= MIN_GAP_SECONDS) items.push(gapItem(end, segment.start));
+    items.push(textItem(job, segment));
     end = Math.max(end, segment.end);
   }
-  if (mine.isOver && mine.seconds - end >= GAP) items.push(gap(end, mine.seconds));
+  if (job.isOver && job.seconds - end >= MIN_GAP_SECONDS) items.push(gapItem(end, job.seconds));
   list.replaceChildren(...items);
 }
 
-function gap(start, end) {
+function gapItem(start, end) {
   const item = element("li", "gap");
   item.append(seekButton(start), element("span", "", `Nobody signs until ${clock(end)}`));
   return item;
@@ -279,17 +283,17 @@ function textField(segment, onChange) {
   return text;
 }
 
-function line(mine, segment) {
+function textItem(job, segment) {
   const item = element("li");
   item.dataset.start = segment.start;
   item.dataset.end = segment.end;
-  const text = textField(segment, () => updateTrack(mine));
-  const sure = element("span", "sure", percent(segment.confidence));
-  sure.title = "probability that the text is right";
-  item.classList.toggle("low", segment.confidence !== null && segment.confidence < LOW);
-  item.append(seekButton(segment.start), text, sure);
+  const text = textField(segment, () => updateTrack(job));
+  const confidence = element("span", "sure", percent(segment.confidence));
+  confidence.title = "probability that the text is right";
+  item.classList.toggle("low", segment.confidence !== null && segment.confidence < LOW_CONFIDENCE);
+  item.append(seekButton(segment.start), text, confidence);
   if (model?.examples) {
-    const part = async () => ({ video: mine.file, start: segment.start, end: segment.end });
+    const part = async () => ({ video: job.file, start: segment.start, end: segment.end });
     item.append(exampleButton(part, text, $("save-state")));
   }
   return item;
@@ -297,15 +301,16 @@ function line(mine, segment) {
 
 function percent(confidence) {
   if (confidence === null || confidence === undefined) return "";
-  const low = confidence < LOW;
+  const low = confidence < LOW_CONFIDENCE;
   return `${Math.round(confidence * 100)}\u00a0%${low ? "\u00a0?" : ""}`;
 }
 
-// A button that saves a text and its part of a video. `part()` gives {video, start, end}, in seconds.
+// Return a button that saves a text and its part of a video as a training example. `part()` returns a
+// promise of {video, start, end}: the video and times in it, in seconds. `state` shows the result.
 function exampleButton(part, text, state) {
   const button = element("button", "example", "Save as a training example");
   button.type = "button";
-  button.title = `Writes this part of the video and its text into ${model.examples}`;
+  button.title = `Saves this part of the video and its text in ${model.examples}`;
   button.addEventListener("click", async () => {
     button.disabled = true;
     try {
@@ -315,7 +320,7 @@ function exampleButton(part, text, state) {
       form.append("start", start);
       form.append("end", end);
       form.append("video", video);
-      const saved = await (await ask("v1/examples", { method: "POST", body: form })).json();
+      const saved = await (await request("v1/examples", { method: "POST", body: form })).json();
       state.textContent = `Saved ${saved.saved} and its text in ${model.examples}.`;
       button.textContent = "Saved";
     } catch (error) {
@@ -326,8 +331,8 @@ function exampleButton(part, text, state) {
   return button;
 }
 
-async function captions(segments, seconds, format) {
-  const answer = await ask(`v1/captions?format=${format}`, {
+async function captionFile(segments, seconds, format) {
+  const answer = await request(`v1/captions?format=${format}`, {
     method: "POST",
     headers: { "Content-Type": "application/json" },
     body: JSON.stringify({ segments, seconds }),
@@ -335,10 +340,10 @@ async function captions(segments, seconds, format) {
   return answer.text();
 }
 
-async function updateTrack(mine) {
+async function updateTrack(job) {
   try {
-    const text = await captions(mine.segments, mine.seconds, "vtt");
-    if (job !== mine) return;
+    const text = await captionFile(job.segments, job.seconds, "vtt");
+    if (currentJob !== job) return;
     const player = $("player");
     for (const old of player.querySelectorAll("track")) URL.revokeObjectURL(old.src);
     const track = element("track");
@@ -361,7 +366,7 @@ $("player").addEventListener("timeupdate", () => {
   }
 });
 
-function save(text, name) {
+function download(text, name) {
   const link = element("a");
   link.href = URL.createObjectURL(new Blob([text], { type: "application/octet-stream" }));
   link.download = name;
@@ -371,11 +376,11 @@ function save(text, name) {
 
 for (const button of document.querySelectorAll("[data-format]")) {
   button.addEventListener("click", async () => {
-    if (!job) return;
+    if (!currentJob) return;
     const { format } = button.dataset;
     try {
-      const name = `${job.file.name.replace(/\.[^.]*$/, "")}.${format}`;
-      save(await captions(job.segments, job.seconds, format), name);
+      const name = `${currentJob.file.name.replace(/\.[^.]*$/, "")}.${format}`;
+      download(await captionFile(currentJob.segments, currentJob.seconds, format), name);
       $("save-state").textContent = `Saved ${name}.`;
     } catch (error) {
       $("save-state").textContent = `Not saved: ${reason(error)}`;
