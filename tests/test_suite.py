@@ -12,13 +12,13 @@ from tests.helpers import long_slice, tiny_run
 from tests.helpers.free_port import free_port
 
 
-def test_no_example_of_a_property_has_a_deadline():
+def test_property_tests_have_no_deadline():
     assert settings().deadline is None
     assert settings(max_examples=5).deadline is None
     assert HealthCheck.too_slow in settings().suppress_health_check
 
 
-def test_ports_for_processes_of_tests_are_given_out_once_and_not_those_of_outgoing_connections():
+def test_free_ports_are_distinct_and_below_those_of_outgoing_connections():
     found = [free_port() for _ in range(50)]
     assert len(set(found)) == len(found) and min(found) >= 20_000 and max(found) < 32_000
     with socket.create_server(("127.0.0.1", found[-1] + 1)):
@@ -39,7 +39,7 @@ def test_a_slice_of_long_tests_is_full_and_fits_its_budget():
         assert spent <= 180 < spent + min(known.get(test, 60.0) for test in LONG.keys() - chosen)
 
 
-def test_every_long_test_has_its_turn_those_over_budget_too():
+def test_every_long_test_is_chosen_by_some_commit_even_above_the_budget():
     hour, minutes = "tests/test_hour.py::test_it", "tests/test_minutes.py::test_it"
     known = LONG | {hour: 3600.0, minutes: 500.0}
     slices = [long_slice.choose(known, known, commit) for commit in COMMITS]
@@ -47,7 +47,7 @@ def test_every_long_test_has_its_turn_those_over_budget_too():
     assert {minutes} in slices
 
 
-def test_the_choice_is_printed_and_workers_make_the_same(tmp_path):
+def test_the_choice_is_printed_and_all_workers_make_the_same_choice(tmp_path):
     (tmp_path / "test_some.py").write_text(
         "import pytest\n"
         "@pytest.mark.long\n"

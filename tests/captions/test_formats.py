@@ -165,7 +165,7 @@ def written_words(text):
     return words(kept)
 
 
-def test_times_are_written_to_the_millisecond_hours_included():
+def test_times_are_written_with_hours_and_milliseconds():
     segments = [Segment(0.0004, 1.5, "first"), Segment(3725.0426, 3726.0, "second")]
     assert (
         write(segments, "srt")

@@ -47,7 +47,7 @@ def letters(text):
 @settings(max_examples=60, deadline=None)
 @given(segments, layouts, st.none() | st.floats(0.001, 120))
 @example([Segment(0.0, 0.004, "a b c d e f")], CaptionLayout(2, 1), 0.004)
-def test_every_cue_has_the_width_the_lines_and_the_times_of_its_layout(given_segments, layout, end):
+def test_every_cue_keeps_the_limits_of_its_layout(given_segments, layout, end):
     before = in_order(given_segments, end)
     cues, faults = lay_out(before, end, layout)
     assert letters("".join(cue.text for cue in cues)) == letters("".join(c.text for c in before))
@@ -103,7 +103,7 @@ def test_cues_have_time_to_be_read_whenever_their_neighbors_can_make_room(given_
     )
 
 
-def test_cues_with_time_enough_stay_where_they_are():
+def test_cues_with_enough_time_are_not_moved():
     cues = in_order([Segment(1.0, 3.0, "hello"), Segment(5.0, 9.0, "you there")], 20.0)
     laid_out, faults = lay_out(cues, 20.0, CaptionLayout(42, 2, 1.0, 7.0, 17))
     assert [(cue.start, cue.end) for cue in laid_out] == [(1000, 3000), (5000, 9000)]
@@ -152,7 +152,7 @@ def test_a_long_text_is_split_at_sentences_and_by_the_times_of_its_words():
         ("« mot » et « non »", 8, ["« mot »", "et", "« non »"]),
     ],
 )
-def test_lines_break_as_the_script_has_it(text, most, expected):
+def test_lines_break_by_the_rules_of_their_script(text, most, expected):
     assert break_lines(units_of(pieces(text), most)[0], most) == expected
 
 

@@ -44,7 +44,7 @@ def test_the_lexicon_gives_words_the_times_of_their_glosses_in_any_order():
     assert times(found) == [("I", 1), ("saw", 2), ("it", None), ("yesterday.", 0.3)]
 
 
-def test_of_equal_glosses_a_word_takes_the_nearest():
+def test_a_word_takes_the_nearest_of_equal_glosses():
     pairs = [(["see", "dog", "see"], ["saw", "dogs", "saw"]), (["dog"], ["dogs"])] * 5
     units = [TimedUnit("SEE", 0, 1), TimedUnit("DOG", 1, 2), TimedUnit("SEE", 2, 3)]
     found = with_times(words("saw dogs saw"), units, learn_lexicon(pairs))
@@ -85,7 +85,7 @@ def test_begins_rise_and_times_lie_in_the_cue(given_starts):
         )
 
 
-def test_a_timed_word_is_the_tuple_of_a_word_and_keeps_its_times_in_copies():
+def test_a_timed_word_equals_its_word_and_copies_keep_its_times():
     word = TimedWord("a", 0.5, False, 1.0, 2.0)
     assert word == Word("a", 0.5, False) and tuple(word) == ("a", 0.5, False)
     for again in (copy.deepcopy(word), pickle.loads(pickle.dumps(word))):

@@ -9,7 +9,7 @@ from signvit_jax.decoding.decoders import DECODERS
 from signvit_jax.demo import command as demo
 
 
-def test_the_flags_offer_the_decoders_that_there_are():
+def test_the_flags_offer_exactly_the_existing_decoders():
     assert set(DECODER_NAMES) == DECODERS.keys()
     assert set(demo.DECODERS) <= set(DECODER_NAMES)
     assert set(DEFAULT_DECODERS) <= set(DECODER_NAMES)

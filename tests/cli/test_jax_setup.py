@@ -97,6 +97,6 @@ def test_packages_for_planning_change_nothing(tmp_path):
 
 
 @pytest.mark.skipif(has_accelerator(), reason="this machine has an accelerator")
-def test_plugins_for_other_devices_are_still_asked(tmp_path):
+def test_plugins_for_other_devices_are_still_initialized(tmp_path):
     printed, _ = output_with_plugin(tmp_path, "xla_rocm7", libtpu=False)
     assert "asked for devices" in printed and "cpu None" in printed

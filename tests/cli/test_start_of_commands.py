@@ -96,7 +96,7 @@ def test_no_module_shadows_the_standard_library():
     assert [str(path) for path in modules if path.stem in sys.stdlib_module_names] == []
 
 
-def test_the_standard_library_imports_from_our_folder():
+def test_the_standard_library_can_be_imported_in_the_package_folder():
     """As for somebody who runs Python in that folder, or a file of it."""
     program = "import inspect, dataclasses; inspect.signature(print); print(inspect.__file__)"
     done = subprocess.run(

@@ -76,7 +76,7 @@ def test_a_step_that_does_not_fit_ends_with_advice_and_code_5(config, planned, c
     assert code == 5 and len(compiler.asked) == 1 and "What to" not in printed
 
 
-def test_without_settings_that_fit_the_options_that_are_left_are_listed(
+def test_remaining_options_are_listed_if_no_setting_fits(
     config, planned, capsys, monkeypatch
 ):
     monkeypatch.setattr(compile_elsewhere, "plan_elsewhere", lambda *_: plan(900.0))

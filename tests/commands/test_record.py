@@ -77,7 +77,7 @@ def test_a_second_recording_adds_takes(camera, tmp_path, capsys):
     assert "1 take recorded" in (shown := capsys.readouterr().out) and "2 takes of 1 text" in shown
 
 
-def test_of_ten_takes_eight_are_trained_on(camera, tmp_path):
+def test_eight_of_ten_takes_are_for_training(camera, tmp_path):
     output = tmp_path / "out"
     assert run(output, "--text=yes", "--takes=11", "--seconds=0.08") == 0
     splits = [row["split"] for row in rows(output)]
@@ -86,7 +86,7 @@ def test_of_ten_takes_eight_are_trained_on(camera, tmp_path):
     assert rows(output)[-1]["split"] == "test"
 
 
-def test_the_countdown_passes_before_a_take(camera, tmp_path, capsys):
+def test_a_take_begins_after_the_countdown(camera, tmp_path, capsys):
     output = tmp_path / "out"
     assert run(output, "--text=yes", "--takes=1", "--countdown=1") == 0
     lines = capsys.readouterr().err.splitlines()
@@ -146,12 +146,12 @@ def test_a_take_without_motion_or_images_is_reported(camera, tmp_path, capsys):
         (["--text=a", "--camera=http://host/stream"], "is an address"),
     ],
 )
-def test_what_cannot_be_recorded_is_refused(camera, tmp_path, capsys, flags, message):
+def test_invalid_flags_are_refused(camera, tmp_path, capsys, flags, message):
     assert run(tmp_path / "out", *flags) == 2
     assert message in capsys.readouterr().err and not (tmp_path / "out").exists()
 
 
-def test_a_camera_that_is_not_there_is_refused(tmp_path, capsys):
+def test_a_missing_camera_is_refused(tmp_path, capsys):
     assert run(tmp_path / "out", "--text=a", "--camera=/dev/none") == 2
     assert "camera /dev/none cannot be opened" in capsys.readouterr().err
     assert run(tmp_path / "out", "--text=a", f"--camera={tmp_path / 'none.mp4'}") != 0

@@ -87,7 +87,7 @@ def old_inference(**limits: float) -> str:
     return json.dumps(values)
 
 
-def test_limits_that_nobody_chose_are_dropped():
+def test_default_limits_of_an_earlier_release_are_dropped():
     read = from_json(old_inference(max_clip_seconds=30.0)).inference
     assert (read.max_clip_seconds, read.window_seconds, read.window_overlap) == (0.0, 0.0, 0.25)
 

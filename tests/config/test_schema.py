@@ -216,7 +216,7 @@ def test_a_list_of_something_else_is_refused(text):
         ("model.encoder", "group of keys"),
     ],
 )
-def test_an_override_of_no_value_is_refused(tmp_path, key, words):
+def test_an_override_of_an_unknown_key_or_a_group_is_refused(tmp_path, key, words):
     file = tmp_path / "c.py"
     file.write_text("def get_config():\n    return {}\n")
     with pytest.raises(ConfigError, match=words):
@@ -232,7 +232,7 @@ def test_an_override_of_no_value_is_refused(tmp_path, key, words):
         ({"data": {"name": "a"}}, "data.name.part", r"unknown key config\.data\.name\.part"),
     ],
 )
-def test_an_override_in_what_is_no_group_is_refused(tmp_path, values, key, words):
+def test_an_override_below_a_key_that_is_no_group_is_refused(tmp_path, values, key, words):
     file = tmp_path / "c.py"
     file.write_text(f"def get_config():\n    return {values!r}\n")
     with pytest.raises(ConfigError, match=words):
@@ -255,7 +255,7 @@ def test_a_file_that_is_not_a_config_is_refused_by_name(tmp_path, content):
         load_config(str(file))
 
 
-def test_a_misspelled_override_is_exit_2_before_a_workdir_exists(tmp_path, capsys):
+def test_a_misspelled_override_exits_with_2_before_a_workdir_is_created(tmp_path, capsys):
     quickstart = Path(__file__).parents[2] / "configs" / "quickstart.py"
     arguments = [
         f"--config={quickstart}",

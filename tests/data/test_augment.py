@@ -185,7 +185,7 @@ def test_every_chroma_layout_and_gray_jpegs_decode(subsampling, augmentation):
 
 
 @pytest.mark.parametrize("size", [17, 48, 63])
-def test_odd_sizes_are_exact(size):
+def test_frames_have_the_requested_odd_size(size):
     assert decode_clip(
         [jpeg(smooth_image(50, 51))], size, "squash", ClipAugmentation(angle=0.1)
     ).shape == (1, size, size, 3)

@@ -16,7 +16,7 @@ ALL = AugmentConfig(speed=0.2, frame_jitter=0.5, frame_drop=0.2)
 
 
 @given(st.integers(1, 2000))
-def test_even_is_the_reference_rule_of_truncated_linspace(num_stored):
+def test_even_sampling_is_the_truncated_linspace_of_the_reference(num_stored):
     exact = [i * (num_stored - 1) // 15 for i in range(16)]  # in integers: no rounding errors
     assert sample_frames(num_stored, 25.0, EVEN, limit=16).tolist() == exact
 
@@ -39,7 +39,7 @@ def test_rate_of_a_long_clip_spreads_over_all_of_it():
 
 
 @given(st.integers(1, 3000), st.floats(0.5, 240.0), st.sampled_from(["even", "rate", "segment"]))
-def test_clip_length_is_what_evaluation_samples(num_stored, fps, sampling):
+def test_clip_length_is_the_number_of_frames_that_evaluation_samples(num_stored, fps, sampling):
     config = dataclasses.replace(RATE, sampling=sampling)
     assert clip_length(num_stored, fps, config) == len(
         sample_frames(num_stored, fps, config, limit=64)

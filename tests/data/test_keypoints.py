@@ -51,7 +51,7 @@ def test_a_point_without_the_other_side_stays():
     assert DRAWN.has_sides
 
 
-def test_a_layout_is_what_its_json_says():
+def test_a_layout_survives_json():
     assert KeypointLayout.from_json(DRAWN.to_json()) == DRAWN
     assert KeypointLayout.from_json({"points": ["a"]}) is None
     assert KeypointLayout.from_json({"layout": "a", "points": "ab"}) is None

@@ -445,7 +445,7 @@ def test_a_closed_iterator_raises(split, tokenizer):
         next(iterator)
 
 
-def test_short_clips_come_first_in_the_first_epochs_alone(split, tokenizer):
+def test_short_clips_come_first_only_in_the_sortagrad_epochs(split, tokenizer):
     config = config_with(sortagrad_epochs=2)
     all_batches = list(batches(split, tokenizer, config, num_epochs=3))
     steps = len(all_batches) // 3
@@ -464,7 +464,7 @@ def test_short_clips_come_first_in_the_first_epochs_alone(split, tokenizer):
     assert orders[0].tolist() != orders[1].tolist()
 
 
-def test_resume_in_a_short_first_epoch_is_exact(split, tokenizer):
+def test_resume_in_a_sortagrad_epoch_is_exact(split, tokenizer):
     config = config_with(sortagrad_epochs=1)
     uninterrupted = list(batches(split, tokenizer, config, num_epochs=2))
     resumed = batches(split, tokenizer, config, num_epochs=2)
@@ -472,13 +472,13 @@ def test_resume_in_a_short_first_epoch_is_exact(split, tokenizer):
     assert_equal_batches(list(resumed), uninterrupted[3:])
 
 
-def test_resume_needs_the_same_number_of_short_first_epochs(split, tokenizer):
+def test_resume_needs_the_same_number_of_sortagrad_epochs(split, tokenizer):
     resumed = batches(split, tokenizer, config_with(sortagrad_epochs=1))
     with pytest.raises(DatasetError, match="short_first_epochs: 0 then, 1 now"):
         resumed.set_state(batches(split, tokenizer).state_at(3))
 
 
-def test_short_first_epochs_do_not_change_evaluation(split, tokenizer):
+def test_sortagrad_epochs_do_not_change_evaluation(split, tokenizer):
     ours, plain = (
         list(batches(split, tokenizer, config_with(sortagrad_epochs=n), training=False))
         for n in (2, 0)
@@ -516,7 +516,7 @@ def test_lengths_of_later_batches_are_known_in_advance(split, tokenizer, batch_s
             )
 
 
-def test_buckets_without_a_batch_are_not_in_those_lengths(split, tokenizer):
+def test_buckets_without_a_batch_are_not_among_the_known_lengths(split, tokenizer):
     # The clips have 1 to 8 and 15 frames.
     config = config_with(num_frames=16, frame_buckets=(2, 8, 9, 16))
     assert batches(split, tokenizer, config, batch_size=1).frames_of_steps(0, 13) == [16, 8, 2]
@@ -589,7 +589,7 @@ def test_keypoints_change_no_other_array(split_with_keypoints, tokenizer, augmen
     )
 
 
-def test_a_data_set_without_keypoints_has_none_to_give(split, tokenizer):
+def test_batches_of_a_data_set_without_keypoints_have_none(split, tokenizer):
     (batch, *_) = batches(split, tokenizer, config_with(keypoints="auto"))
     assert "keypoints" not in batch
     with pytest.raises(

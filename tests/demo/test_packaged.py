@@ -55,7 +55,7 @@ def test_words_have_the_times_of_their_signs():
     assert times == sorted(times)
 
 
-def test_path_prints_the_folder_of_the_model_alone(capsys):
+def test_path_prints_only_the_folder_of_the_model(capsys):
     assert command.main(["--path"]) == 0
     assert capsys.readouterr().out == f"{MODEL}\n"
 

@@ -193,7 +193,7 @@ def test_commands_are_found_in_indented_and_fenced_blocks():
     assert joined.startswith("signvit train") and "freeze_epochs=2" in joined
 
 
-def test_wrong_commands_would_be_noticed(monkeypatch):
+def test_wrong_commands_are_detected(monkeypatch):
     right = "signvit train --config=small --workdir=w --config.training.batch_size=8  # comment"
     assert fault_of(right, monkeypatch) is None
     for wrong in [
@@ -302,7 +302,7 @@ def test_named_tests_exist(page):
     assert missing == [], "\n".join(missing)
 
 
-def test_where_things_are_leads_to_one_file_each():
+def test_the_table_of_where_things_are_names_existing_files():
     """ARCHITECTURE.md's list of where things are."""
     text = (ROOT / "ARCHITECTURE.md").read_text(encoding="utf-8")
     section = text.partition("## Where is ...?")[2].partition("\n## ")[0]

@@ -37,7 +37,7 @@ def test_a_camera_is_read_until_it_is_stopped(red_camera):
     assert list(frames) == []
 
 
-def test_a_camera_without_a_frame_yet_is_asked_again(red_camera, monkeypatch):
+def test_a_camera_without_a_frame_yet_is_read_again(red_camera, monkeypatch):
     answers = iter([BlockingIOError(11, "no frame yet"), None])
     original = cameras.av.open
 
@@ -61,14 +61,14 @@ def test_a_camera_without_a_frame_yet_is_asked_again(red_camera, monkeypatch):
 
 
 @pytest.mark.skipif(not can_read_cameras(), reason="no camera devices in this PyAV")
-def test_a_camera_that_is_not_there_is_an_error():
+def test_a_missing_camera_is_an_error():
     with pytest.raises(SourceError, match=r"camera 9753 cannot be opened .*numbered from 0"):
         open_camera(9753)
     with pytest.raises(SourceError, match="camera /dev/nothing cannot be opened"):
         open_source("/dev/nothing", None, lambda image: image, 8, 6.0)
 
 
-def test_on_a_system_without_cameras_opening_one_is_an_error(monkeypatch):
+def test_opening_a_camera_is_an_error_if_pyav_reads_none(monkeypatch):
     monkeypatch.delitem(cameras._FORMATS, sys.platform)
     assert not can_read_cameras()
     with pytest.raises(SourceError, match="this PyAV reads no cameras on"):

@@ -96,7 +96,7 @@ def test_odd_sizes_and_other_containers_are_burnt_in(tmp_path):
         assert (container.streams.video[0].width, container.streams.video[0].height) == (46, 32)
 
 
-def test_what_mp4_cannot_hold_is_refused_by_name(tmp_path):
+def test_a_codec_that_mp4_cannot_hold_is_named(tmp_path):
     video = encode(tmp_path / "in.avi", shades(5), codec="ffv1")
     with pytest.raises(VideoDecodeError, match=r"codec ffv1 cannot be in mp4.*--burn_in"):
         write_captioned(video, tmp_path / "out.mp4", CAPTIONS)
@@ -104,7 +104,7 @@ def test_what_mp4_cannot_hold_is_refused_by_name(tmp_path):
 
 
 @pytest.mark.parametrize("draw", [None, lambda *_: DrawnCaption(0, 0, np.zeros((1, 1, 4), "u1"))])
-def test_what_is_no_video_is_refused_and_the_old_file_stays(tmp_path, draw):
+def test_an_invalid_video_is_refused_and_the_old_file_stays(tmp_path, draw):
     (tmp_path / "bad.mp4").write_bytes(b"no video" * 100)
     output = tmp_path / "out.mp4"
     output.write_text("before")

@@ -39,7 +39,7 @@ def test_a_jpeg_is_decoded_and_a_large_one_halved():
     ],
     ids=["empty", "other", "png", "cut", "large", "long"],
 )
-def test_what_is_no_small_jpeg_is_refused_and_the_next_one_read(content, reason):
+def test_other_files_and_large_jpegs_are_refused_and_the_next_jpeg_is_read(content, reason):
     with pytest.raises(VideoDecodeError, match=reason):
         decode_jpeg(content, 40, LIMITS)
     assert decode_jpeg(jpeg(64, 48), 40, LIMITS).shape == (48, 64, 3)

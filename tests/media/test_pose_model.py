@@ -55,7 +55,7 @@ def test_a_clip_does_not_depend_on_the_one_before(fake):
     assert np.array_equal(model.points(frame), first)
 
 
-def test_models_that_are_not_there_or_not_those_are_refused(fake):
+def test_missing_or_other_models_are_refused(fake):
     (fake / "pose_landmark_full.tflite").write_bytes(b"detector")
     with pytest.raises(
         PoseModelError, match=r"pose_landmark_full\.tflite is not MediaPipe's model"
@@ -78,7 +78,7 @@ def test_the_real_models_find_nobody_in_noise():
     assert not model.points(noise).any()
 
 
-def test_leaving_operators_out_changes_no_point(monkeypatch):
+def test_pruning_operators_changes_no_point(monkeypatch):
     """The mask and the heat maps of the landmark model are not computed."""
     from signvit_jax.media import pose_model
 

@@ -81,7 +81,7 @@ def test_any_text_names_a_file(tmp_path, text):
         (b"Signer\tText\tUID\nme\tb\ta\n", b"me\thi\thi_01\n"),
     ],
 )
-def test_a_row_is_written_as_the_table_is(tmp_path, before, row):
+def test_a_row_is_written_in_the_format_of_its_table(tmp_path, before, row):
     (tmp_path / "clips.csv").write_bytes(before)
     add(TakeFolder(tmp_path), "hi", signer="me", split="train")
     assert (tmp_path / "clips.csv").read_bytes() == before + row
@@ -96,7 +96,7 @@ def test_a_row_is_written_as_the_table_is(tmp_path, before, row):
         (b"uid,text\n", "has no column 'signer'"),
     ],
 )
-def test_a_table_without_place_for_takes_is_refused(tmp_path, content, message):
+def test_a_table_that_cannot_list_takes_is_refused(tmp_path, content, message):
     (tmp_path / "clips.csv").write_bytes(content)
     with pytest.raises(TakeError, match=message):
         TakeFolder(tmp_path, ("signer",))
@@ -109,7 +109,7 @@ def test_a_file_in_place_of_the_folder_is_refused(tmp_path):
         TakeFolder(tmp_path / "f")
 
 
-def test_images_that_come_at_any_time_make_a_steady_video(tmp_path):
+def test_images_at_irregular_times_become_a_video_of_constant_rate(tmp_path):
     writer = TakeWriter(tmp_path / "a.mp4", 10.0)
     for value, seconds in ((40, 0.0), (120, 0.21), (121, 0.22), (200, 0.5)):
         writer.add(image(value), seconds)

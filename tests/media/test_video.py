@@ -199,7 +199,7 @@ def test_rotation_and_mirroring_tags_are_applied(tmp_path, turn):
     assert np.array_equal(read_video(path).frames[0], expected(plain))
 
 
-def test_jpegs_of_the_child_are_the_frames(tmp_path):
+def test_jpegs_from_the_child_show_the_decoded_frames(tmp_path):
     path = encode(tmp_path / "a.mp4", shades(5))
     jpegs = read_jpegs(path, Sampling(short_side=24), quality=95)
     assert (len(jpegs.frames), jpegs.height, jpegs.width, jpegs.fps) == (5, 24, 32, 10)

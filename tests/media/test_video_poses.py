@@ -85,7 +85,7 @@ def test_models_that_cannot_be_loaded_are_the_reason(models, tmp_path):
     assert len(read_jpegs(path, Sampling(pose_models=models)).poses) == len(PLACES)
 
 
-def test_time_for_poses_is_not_that_for_decoding(models):
+def test_pose_estimation_does_not_count_as_decoding_time(models):
     green = np.zeros((64, 64, 3), np.uint8)
     green[..., 1] = 255
     limits = VideoLimits(cpu_seconds=2.0, wall_seconds=30.0)

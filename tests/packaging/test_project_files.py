@@ -38,14 +38,14 @@ def test_the_workflow_tests_every_python_of_the_classifiers():
     assert tested == versions
 
 
-def test_extras_that_the_workflow_and_the_dockerfile_install_are_there():
+def test_extras_that_the_workflow_and_the_dockerfile_install_exist():
     files = [(REPOSITORY / name).read_text() for name in (".github/workflows/ci.yml", "Dockerfile")]
     lists = re.findall(r"(?:\.\[|EXTRA=)([\w,-]+)", "\n".join(files))
     extras = {extra for names in lists for extra in names.split(",")}
     assert {"docs", "cuda"} <= extras <= set(PROJECT["optional-dependencies"])
 
 
-def test_what_the_dockerfile_copies_is_enough_to_install(tmp_path):
+def test_the_files_that_the_dockerfile_copies_can_be_installed(tmp_path):
     """The steps of the Dockerfile up to pip, in a folder of their own; docker itself is not run."""
     for line in (REPOSITORY / "Dockerfile").read_text().splitlines():
         if line.startswith("COPY"):

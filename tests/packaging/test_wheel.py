@@ -73,7 +73,7 @@ def elsewhere(wheel, trained, tmp_path_factory):
     return run
 
 
-def test_the_wheel_brings_two_packages_and_no_dummy_data(wheel):
+def test_the_wheel_has_two_packages_and_no_dummy_data(wheel):
     names = zipfile.ZipFile(wheel).namelist()
     packages = {name.split("/")[0] for name in names if ".dist-info" not in name}
     assert packages == {"signvit_jax", "tfds_builders"}
@@ -99,7 +99,7 @@ def test_the_demo_of_the_wheel_runs_in_an_empty_folder(elsewhere):
     assert done.stdout.count("right, confidence") >= 8
 
 
-def test_an_unknown_preset_is_answered_with_those_there_are(elsewhere):
+def test_an_unknown_preset_is_refused_with_a_list_of_presets(elsewhere):
     done = elsewhere("train", "--config=smal", "--workdir=run2")
     assert done.returncode == 2
     assert "no preset 'smal'; did you mean 'small'? presets: dense_vit, " in done.stderr

@@ -113,7 +113,7 @@ def benchmarks(tmp_path):
     return tmp_path
 
 
-def test_a_line_that_was_cut_off_is_left_out(benchmarks):
+def test_a_truncated_line_is_skipped(benchmarks):
     lines = benchmarks / "gpu.jsonl"
     lines.write_text(f'{json.dumps(RESULTS[0])}\n{{"row": "refer')
     assert "1 results merged" in (said := gpu_page.merge(lines, benchmarks))
@@ -153,7 +153,7 @@ def test_without_results_of_a_gpu_nothing_is_written(benchmarks, results):
     assert not (benchmarks / "gpu.md").exists()
 
 
-def test_the_page_is_not_there_before_it_is_measured():
+def test_the_page_exists_only_with_measured_results():
     known = gpu_page.DOCS / "gpu.json"
     cards = {line["card"] for line in json.loads(known.read_text())} if known.is_file() else set()
     assert CARD not in cards and (gpu_page.DOCS / "gpu.md").is_file() == bool(cards)
@@ -161,7 +161,7 @@ def test_the_page_is_not_there_before_it_is_measured():
     assert done.returncode == 2 and "no/such.jsonl" in done.stderr
 
 
-def test_rows_beside_plans_are_rows_of_the_benchmark_and_planned():
+def test_planned_rows_are_rows_of_the_benchmark_and_have_plans():
     sys.path.insert(0, str(BENCH))
     import gpu as benchmark
 

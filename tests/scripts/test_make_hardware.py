@@ -35,7 +35,7 @@ RESULT = script.Result(
 
 
 @pytest.mark.parametrize("preset", sorted({row.group for row in PRESET_ROWS}))
-def test_the_hardware_line_of_a_preset_is_that_of_its_plans(preset):
+def test_the_hardware_line_of_a_preset_matches_its_plans(preset):
     source = (ROOT / "signvit_jax" / "presets" / f"{preset}.py").read_text()
     line = script.hardware_line(preset, RESULTS)
     assert f"\n\n{line}\n" in source
@@ -43,7 +43,7 @@ def test_the_hardware_line_of_a_preset_is_that_of_its_plans(preset):
     assert script.with_hardware(source, line) == source
 
 
-def test_the_pages_are_those_of_the_results():
+def test_the_pages_match_the_results():
     assert script.PAGE.read_text() == script.plans_page(RESULTS)
     assert script.scaling_table(RESULTS) in script.SCALE.read_text()
 
@@ -73,12 +73,12 @@ def rows_of(group):
     return [row for row in script.ROWS if row.group == group]
 
 
-def test_the_devices_generator_is_planned_no_slower_than_threefry():
+def test_rbg_dropout_is_planned_no_slower_than_threefry():
     rbg, threefry = (RESULTS[row.key] for row in rows_of(script.DROPOUT))
     assert rbg.step <= 1.1 * threefry.step and rbg.total <= 1.1 * threefry.total
 
 
-def test_a_tensor_axis_sends_five_sums_of_a_block():
+def test_a_tensor_axis_all_reduces_five_arrays_per_block():
     """Each sends as many bytes as the array has.
 
     The outputs of both layers, attention's again where it is recomputed, and the gradients of the

@@ -32,7 +32,7 @@ def test_takes_differ_in_all_but_the_sign(own_signs, tmp_path):
     assert moved[:20].max() < moved.max() / 2 and moved[-40:].max() < moved.max() / 2
 
 
-def test_the_third_take_of_a_letter_is_asked(own_signs, tmp_path):
+def test_the_third_take_of_each_letter_is_the_test_clip(own_signs, tmp_path):
     videos = tmp_path / "letters" / "videos"
     videos.mkdir(parents=True)
     for letter in "ABCDEFGHIK":

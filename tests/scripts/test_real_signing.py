@@ -62,7 +62,7 @@ def test_finished_runs_are_in_the_page_and_are_not_trained_again(page, monkeypat
     assert "| digits | `hands` | `a=1` | 1 | 20.0 % |" in text
 
 
-def test_a_set_that_is_not_there_is_left_out(page, capsys):
+def test_a_missing_set_is_skipped(page, capsys):
     assert call(page, "--sets=slovak") == 0
     assert "slovak" in capsys.readouterr().err
     assert page.read_text() == MARKS

@@ -34,7 +34,7 @@ def clip(text, group):
     return retrieval.Clip(text, group, np.zeros((1, 4, 4, 3), np.uint8), None)
 
 
-def test_ranks_are_of_the_same_text_elsewhere():
+def test_ranks_are_of_the_same_text_in_another_group():
     clips = [clip("a", "x"), clip("a", "x"), clip("a", "y"), clip("b", "y"), clip("c", "y")]
     same, elsewhere = retrieval.matches(clips)
     assert same.sum() == 4 and elsewhere.sum() == 12

@@ -183,7 +183,7 @@ def test_learning_is_the_same_in_another_process():
     assert other == learn(TEXTS, BPE).to_json()
 
 
-def test_json_holds_everything(bert_file):
+def test_every_tokenizer_survives_json(bert_file):
     bert = load_bert_vocabulary(bert_file, TokenizerConfig(name="bert"))
     for tokenizer in (
         learn(TEXTS, BPE),
@@ -362,7 +362,7 @@ def test_latin_words_in_chinese_text_are_still_words():
     assert word.decode(word.encode("用computer学")) == "用computer学"
 
 
-def test_text_with_spaces_is_split_alike_beside_chinese():
+def test_chinese_texts_do_not_change_how_spaced_text_is_split():
     alone, beside = (
         learn(["the cat sat", "the dog sat"], BPE),
         learn(["the cat sat", "the dog sat", "猫坐着"], BPE),

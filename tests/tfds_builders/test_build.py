@@ -124,7 +124,7 @@ def test_isign_keeps_a_recording_in_one_split(tmp_path):
 
 
 @pytest.mark.parametrize(("builder", "version"), [("video_folder", "1.0.0"), ("isign", "1.1.0")])
-def test_tfds_finds_manual_dir_and_the_builder_documents(tmp_path, builder, version):
+def test_tfds_builds_from_manual_dir_and_the_description_has_the_command(tmp_path, builder, version):
     shutil.copytree(BUILDERS / builder / "dummy_data", tmp_path / "manual")
     module = __import__(f"tfds_builders.{builder}.{builder}_dataset_builder", fromlist=["Builder"])
     made = module.Builder(
@@ -156,7 +156,7 @@ def test_unreadable_clips_are_listed_and_the_others_built(tmp_path, capsys):
     assert "4 clips could not be read then" in capsys.readouterr().out
 
 
-def test_no_readable_media_is_exit_4_and_leaves_nothing(tmp_path, capsys):
+def test_no_readable_media_exits_with_4_and_leaves_no_files(tmp_path, capsys):
     (tmp_path / "videos").mkdir()
     (tmp_path / "clips.csv").write_text("uid,text\na,b\n")
     options = [f"--csv={tmp_path / 'clips.csv'}", f"--videos={tmp_path / 'videos'}", "--workers=1"]
@@ -209,7 +209,7 @@ def test_no_readable_media_is_exit_4_and_leaves_nothing(tmp_path, capsys):
         ),
     ],
 )
-def test_wrong_usage_is_exit_2_with_what_is_allowed(tmp_path, capsys, options, message):
+def test_wrong_usage_exits_with_2_and_lists_allowed_values(tmp_path, capsys, options, message):
     folder_of(tmp_path, ALL)
     (tmp_path / "no_text.csv").write_text("uid,sentence\na,b\n")
     paths = {
@@ -238,7 +238,7 @@ def test_wrong_usage_is_exit_2_with_what_is_allowed(tmp_path, capsys, options, m
         (["--data_dir=x", "--csv=a", "--videos=b", "more"], "unexpected argument 'more'"),
     ],
 )
-def test_missing_and_misspelled_options_are_exit_2_and_named(capsys, options, message):
+def test_missing_and_misspelled_options_exit_with_2_and_are_named(capsys, options, message):
     assert tiny_run.command(build.main, "video_folder", *options) == 2
     shown = capsys.readouterr().err
     assert message in shown and "video_folder --help" in shown
@@ -256,7 +256,7 @@ NUMBERS = {
 
 @pytest.mark.parametrize("option", [*NUMBERS, "shard_megabytes"])
 @pytest.mark.parametrize("value", ["nan", "inf", "-inf", "-1", "1e400", "abc", "0", "1e9"])
-def test_a_number_out_of_range_is_named_with_what_is_allowed(tmp_path, capsys, option, value):
+def test_a_number_out_of_range_is_named_with_its_allowed_range(tmp_path, capsys, option, value):
     if value == "0" and option in ("val_fraction", "test_fraction", "workers"):
         return
     given = NUMBERS | {option: value}
@@ -394,7 +394,7 @@ def test_notes_on_media_survive_a_kill(tmp_path, monkeypatch, capsys):
     assert (morning["id"], evening["id"]) == (b"morning-1", b"evening-1")
 
 
-def test_shards_of_an_older_reader_do_not_count(tmp_path, monkeypatch):
+def test_shards_of_an_older_reader_are_written_again(tmp_path, monkeypatch):
     options = [*many(tmp_path, 12), "--workers=1"]
     encoded = []
     encode = clips.encode_clip

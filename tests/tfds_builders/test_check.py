@@ -86,7 +86,7 @@ def test_the_problems_are_those_that_the_build_reports(tmp_path, capsys):
     assert len(printed_command(page)) == 7
 
 
-def test_many_problems_of_one_kind_are_one_page(tmp_path, capsys):
+def test_many_problems_of_one_kind_are_summarized(tmp_path, capsys):
     missing = "".join(f"gone{number},text {number}\n" for number in range(300))
     page = page_of(capsys, folder_of(tmp_path, f"{ROWS}{missing}c,\n"), code=3)
     assert "2 of 303 clips can be built" in page
@@ -158,12 +158,12 @@ def test_a_folder_without_clear_annotations_is_wrong_usage(tmp_path, capsys, nam
         (["video_folder", "--csv=none.csv", "--videos=."], "none.csv: cannot be read"),
     ],
 )
-def test_wrong_usage_is_exit_2_with_what_is_allowed(capsys, arguments, message):
+def test_wrong_usage_exits_with_2_and_lists_allowed_values(capsys, arguments, message):
     assert command(check.main, *arguments) == 2
     assert message in capsys.readouterr().err
 
 
-def test_a_folder_without_a_clip_that_can_be_built_is_exit_4(tmp_path, capsys):
+def test_a_folder_without_buildable_clips_exits_with_4(tmp_path, capsys):
     page = page_of(capsys, folder_of(tmp_path, "x,one\ny,two\n"), code=4)
     assert "0 of 2 clips can be built" in page and "Build it with" not in page
 

@@ -31,7 +31,7 @@ def save(path, **arrays):
 # --- .npz ---
 
 
-def test_shares_of_the_image_are_read_as_they_are(tmp_path):
+def test_normalized_coordinates_are_read_unchanged(tmp_path):
     points = RNG.uniform(-0.2, 1.2, (5, 2, 3)).astype(np.float32)
     names = np.array(["left_hand", "right_hand"])
     path = save(tmp_path / "a.npz", keypoints=points, points=names, layout="hands", fps=12.5)
@@ -40,7 +40,7 @@ def test_shares_of_the_image_are_read_as_they_are(tmp_path):
     assert found.layout.name == "hands" and found.layout.points == ("left_hand", "right_hand")
 
 
-def test_pixels_are_divided_by_the_size(tmp_path):
+def test_pixel_coordinates_are_divided_by_the_size(tmp_path):
     points = RNG.uniform(0, 90, (5, 33, 2))
     sure = RNG.uniform(0, 1, (5, 33))
     path = save(tmp_path / "a.npz", keypoints=points, confidence=sure, size=[200, 100])
@@ -55,7 +55,7 @@ def test_points_without_confidence_are_all_known(tmp_path):
     assert (found.points[..., 2] == 1).all() and found.layout == HOLISTIC
 
 
-def test_arrays_by_columns_and_of_other_types_are_read(tmp_path):
+def test_column_major_arrays_of_other_types_are_read(tmp_path):
     points = np.asfortranarray(RNG.uniform(0, 1, (4, 3, 3)).astype(np.float16))
     found = read_keypoint_file(save(tmp_path / "a.npz", keypoints=points))
     assert np.array_equal(found.points, points.astype(np.float32))
@@ -118,7 +118,7 @@ def test_damaged_archives_are_refused(tmp_path, content, reason):
         read_keypoint_file(path)
 
 
-def test_a_pipe_is_not_waited_for(tmp_path):
+def test_a_pipe_is_refused_without_waiting(tmp_path):
     os.mkfifo(tmp_path / "a.npz")
     with pytest.raises(KeypointFileError, match="not a regular file"):
         read_keypoint_file(tmp_path / "a.npz")
@@ -141,7 +141,7 @@ def test_holistic_poses_are_read_without_the_face(tmp_path, version, dims):
     assert np.allclose(found.points[..., 2], sure[:, 0, kept])
 
 
-def test_of_several_people_the_surest_is_taken(tmp_path):
+def test_the_most_confident_person_is_taken(tmp_path):
     data, sure = RNG.uniform(1, 90, (4, 2, 3, 2)), np.full((4, 2, 3), 0.5)
     sure[:, 1] = 0.9
     path = tmp_path / "a.pose"

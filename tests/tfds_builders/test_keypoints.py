@@ -160,7 +160,7 @@ def test_a_file_of_another_length_is_read_by_its_times(tmp_path):
     assert frames_of(found) == [*range(0, 30, 2), *[-1] * 10]
 
 
-def test_parts_of_a_video_have_their_part_of_its_file(tmp_path):
+def test_a_part_of_a_video_uses_that_part_of_its_file(tmp_path):
     save(tmp_path / "talk.npz", numbered(60), fps=10)
     part = clip_at(tmp_path / "talk.mp4", start=2.0, end=3.0)
     part = dataclasses.replace(part, id="talk-3", video_id="talk")
@@ -172,14 +172,14 @@ def test_parts_of_a_video_have_their_part_of_its_file(tmp_path):
     assert frames_of(file_keypoints(part, SOURCE, 10, 10.0)) == list(range(5, 15))
 
 
-def test_a_file_of_a_video_without_a_rate_is_no_use_for_parts(tmp_path):
+def test_a_file_without_a_rate_cannot_be_used_for_parts_of_a_video(tmp_path):
     save(tmp_path / "talk.npz", numbered(61))
     part = dataclasses.replace(clip_at(tmp_path / "talk.mp4", start=2.0, end=3.0), id="talk-3")
     found = file_keypoints(part, SOURCE, 10, 10.0)
     assert not found.points.any() and "has no 'fps'" in found.fault
 
 
-def test_a_file_with_other_points_is_left_out(tmp_path):
+def test_a_file_with_other_points_is_ignored(tmp_path):
     np.savez(tmp_path / "a.npz", keypoints=numbered(4))
     found = file_keypoints(clip_at(tmp_path / "a.mp4"), SOURCE, 4, 10.0)
     assert found.points.shape == (4, 2, 3) and not found.points.any()
@@ -248,7 +248,7 @@ def test_poses_are_found_in_the_stored_frames(videos, models):
         build(videos, *options, "--frame_rate=5")
 
 
-def test_frames_and_index_are_those_of_a_build_without(videos, models):
+def test_keypoints_change_neither_frames_nor_index(videos, models):
     assert build(videos, name="without") == 0
     assert build(videos, "--keypoints=mediapipe", f"--keypoint_models={models}") == 0
     (split, report), (plain, plain_report) = built(videos), built(videos, "without")
@@ -274,7 +274,7 @@ def test_folders_of_images_have_poses(tmp_path, models):
     assert found == pytest.approx({"a": 0.4, "b": 0.6}, abs=0.02)
 
 
-def test_where_the_models_crash_the_clip_is_kept(videos, models):
+def test_a_clip_is_kept_when_the_pose_model_crashes(videos, models):
     blue = np.zeros((64, 96, 3), np.uint8)
     blue[..., 2] = 255
     encode(videos / "clip1-1.mp4", [blue] * FRAMES, pix_fmt="yuv444p")

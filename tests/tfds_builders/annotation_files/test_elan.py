@@ -44,7 +44,7 @@ def test_the_tier_named_text_or_the_only_one_is_taken(tmp_path):
     assert texts(read(tmp_path, eaf)) == [(0, 1000, "Hello.", "HELLO YOU")]
 
 
-def test_tiers_that_could_all_be_meant_are_listed_with_counts(tmp_path):
+def test_ambiguous_tiers_are_listed_with_counts(tmp_path):
     eaf = Eaf()
     eaf.tier("Deutsch", [(0, 900, "eins"), (900, 1000, "")])
     eaf.tier("English", [(0, 900, "one"), (900, 1000, "two")])
@@ -84,14 +84,14 @@ def test_symbolic_children_have_the_times_of_their_parent(tmp_path):
     assert texts(read(tmp_path, eaf, "Signs"))[0] == (0, 2000, "GO GO HOME", "")
 
 
-def test_children_follow_the_one_that_they_name_as_previous(tmp_path):
+def test_children_are_ordered_by_their_previous_annotation(tmp_path):
     eaf = Eaf()
     (one,) = eaf.tier("text", [(0, 2000, "x")])
     eaf.children("gloss", [(one, "A"), (one, "B"), (one, "C")], reverse=True)
     assert texts(read(tmp_path, eaf))[0][3] == "A B C"
 
 
-def test_subdivided_glosses_without_times_of_their_own_are_placed(tmp_path):
+def test_subdivided_glosses_without_own_times_are_assigned_to_their_text(tmp_path):
     eaf = Eaf()
     start, a, b, middle, c, end = map(eaf.slot, (0, None, None, 3000, None, 4000))
     eaf.slotted_tier("text", [(start, middle, "one"), (middle, end, "two")])
@@ -100,7 +100,7 @@ def test_subdivided_glosses_without_times_of_their_own_are_placed(tmp_path):
     assert texts(read(tmp_path, eaf)) == [(0, 3000, "one", "A B C"), (3000, 4000, "two", "D E")]
 
 
-def test_a_text_without_a_time_is_a_problem_and_no_guess(tmp_path):
+def test_a_text_without_a_time_is_reported_and_the_time_is_not_guessed(tmp_path):
     eaf = Eaf()
     eaf.tier("text", [(0, 900, "a"), (None, 1200, "b"), (1200, 1500, "c")])
     found = read(tmp_path, eaf)
@@ -110,7 +110,7 @@ def test_a_text_without_a_time_is_a_problem_and_no_guess(tmp_path):
     ]
 
 
-def test_both_hands_are_merged_and_a_sign_of_both_is_one(tmp_path):
+def test_tiers_of_both_hands_are_merged_and_a_two_handed_sign_appears_once(tmp_path):
     eaf = Eaf()
     eaf.tier("text", [(0, 4000, "x")])
     eaf.tier("Gloss R", [(0, 900, "BOOK"), (1000, 1900, "GIVE"), (3000, 3500, "BOOK")])

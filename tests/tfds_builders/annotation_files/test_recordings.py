@@ -174,7 +174,7 @@ def test_the_time_of_a_shifted_video_is_shifted(tmp_path):
     ]
 
 
-def test_several_cameras_and_left_out_annotations_are_reported(tmp_path):
+def test_several_cameras_and_skipped_annotations_are_reported(tmp_path):
     root = videos(tmp_path, "front.mp4", "side.mp4")
     file = Eaf("front.mp4", "side.mp4")
     file.tier("text", [(0, 900, "a"), (900, 950, ""), (1000, 1000, "no length")])
@@ -189,7 +189,7 @@ def test_several_cameras_and_left_out_annotations_are_reported(tmp_path):
     assert table.problems[0].line > 0 and table.problems[0].id == "front-00001000-00001000"
 
 
-def test_a_damaged_file_of_several_is_a_problem_and_alone_an_error(tmp_path):
+def test_a_damaged_file_is_a_problem_among_others_and_an_error_alone(tmp_path):
     root = videos(tmp_path, "a.mp4", "b.mp4")
     eaf(root / "a.eaf", "a.mp4")
     (root / "b.eaf").write_text("damaged")
@@ -199,7 +199,7 @@ def test_a_damaged_file_of_several_is_a_problem_and_alone_an_error(tmp_path):
         elan_clips(root / "b.eaf", Videos(root))
 
 
-def test_a_video_that_is_not_there_is_a_problem_of_each_text(tmp_path):
+def test_a_missing_video_is_a_problem_of_each_text(tmp_path):
     root = videos(tmp_path, "a.mp4")
     eaf(root / "a.eaf", "a.mp4")
     eaf(root / "b.eaf", "b.mp4", texts=("one", "two"))
@@ -220,7 +220,7 @@ def test_two_files_of_one_video_are_reported(tmp_path):
     assert "1 annotation files are for a video that another one is for too" in table.notes[0]
 
 
-def test_a_single_video_is_for_a_single_file(tmp_path):
+def test_a_single_video_needs_a_single_annotation_file(tmp_path):
     root = videos(tmp_path, "film.mp4")
     eaf(tmp_path / "e" / "a.eaf", "somewhere/else.mp4")
     one = elan_clips(tmp_path / "e" / "a.eaf", Videos(root / "film.mp4"))
@@ -365,7 +365,7 @@ def test_one_long_video_is_explained_and_split_by_clip(tmp_path, capsys):
         (["--eaf={}", "--encoding=cp1252"], "--encoding is for --csv and --subtitles only"),
     ],
 )
-def test_options_that_do_not_fit_together_are_exit_2(tmp_path, capsys, options, message):
+def test_conflicting_options_exit_with_2(tmp_path, capsys, options, message):
     (tmp_path / "a.csv").write_text("uid,text\na,b\n")
     given = [option.format(tmp_path) for option in options]
     base = ["video_folder", f"--data_dir={tmp_path / 'data'}", f"--videos={tmp_path}"]

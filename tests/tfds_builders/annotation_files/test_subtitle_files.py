@@ -84,7 +84,7 @@ def test_a_subrip_file_is_read(tmp_path, newline, codec):
 
 
 @pytest.mark.parametrize("kind", ["srt", "vtt"])
-def test_what_pysubs2_writes_reads_back(tmp_path, kind):
+def test_files_written_by_pysubs2_are_read(tmp_path, kind):
     texts = ["One.", "Two\\Nlines", "a < b", "3 of 4", "Ünïcödé 手語"]
     file = pysubs2.SSAFile()
     for number, text in enumerate(texts):
@@ -114,7 +114,7 @@ def test_markup_is_removed(tmp_path, text, expected):
     assert segment.text == expected
 
 
-def test_one_voice_is_the_signer_and_two_are_none(tmp_path):
+def test_a_single_voice_is_the_signer_and_two_voices_give_none(tmp_path):
     found = read(
         tmp_path,
         VTT + cue("<v Anna>a</v>") + cue("<v Anna>a\n<v Tom>b", "00:03.000", "00:04.000"),
@@ -132,13 +132,13 @@ def test_overlapping_cues_are_kept_and_counted(tmp_path):
     assert cues(found) == [(1000, 2000, "a"), (1500, 3000, "b")] and found.num_overlaps == 1
 
 
-def test_cues_of_the_same_times_are_one_text(tmp_path):
+def test_cues_of_the_same_times_are_joined(tmp_path):
     found = read(tmp_path, VTT + cue("<v A>a") + cue("<v B>b") + cue("c", "00:01.000", "00:03.000"))
     assert cues(found) == [(1000, 2000, "a b"), (1000, 3000, "c")]
     assert (found.num_joined, found.num_overlaps, found.segments[0].signer) == (1, 1, "")
 
 
-def test_lines_that_rolling_captions_repeat_are_taken_once(tmp_path):
+def test_lines_that_rolling_captions_repeat_appear_once(tmp_path):
     found = read(
         tmp_path,
         VTT
@@ -228,7 +228,7 @@ BLOCKS = st.sampled_from(
 
 @settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(BLOCKS, max_size=12), st.booleans(), st.sampled_from(["\n", "\n\n", "\n\n\n"]))
-def test_no_text_is_lost_without_a_word(tmp_path, blocks, is_webvtt, gap):
+def test_no_text_is_lost_without_a_report(tmp_path, blocks, is_webvtt, gap):
     words = itertools.count()
     shown = [re.sub("{word}", lambda _: f"w{next(words)}.", block) for block in blocks]
     content = VTT * is_webvtt + gap.join(shown)

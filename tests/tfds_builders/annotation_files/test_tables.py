@@ -146,7 +146,7 @@ def test_rows_in_another_encoding_come_with_advice(tmp_path):
         ("1s", None),
     ],
 )
-def test_times_are_seconds_or_a_clock(text, seconds):
+def test_times_are_seconds_or_clock_times(text, seconds):
     if seconds is not None:
         assert rows.times(text, "1e6") == (seconds, 1e6)
         return
@@ -255,7 +255,7 @@ LEGAL = [
 
 @pytest.mark.parametrize("row", LEGAL)
 @pytest.mark.parametrize("columns", ["uid,text,signer", "uid,text", "text,uid"])
-def test_a_quoted_text_of_several_lines_is_a_text(tmp_path, row, columns):
+def test_a_quoted_text_may_have_several_lines(tmp_path, row, columns):
     uid, rest = row.split(",", 1)
     text = rest.rpartition(",")[0]
     line = {"uid,text,signer": row, "uid,text": f"{uid},{text}\n", "text,uid": f"{text},{uid}\n"}[
@@ -418,7 +418,7 @@ def test_clips_have_all_values_of_the_table(tmp_path):
         ("other,x,train,one,1", "start is 'one'"),
     ],
 )
-def test_a_row_that_is_no_clip_is_a_problem_with_file_and_line(tmp_path, row, reason):
+def test_an_unusable_row_is_a_problem_with_file_and_line(tmp_path, row, reason):
     (tmp_path / "out.mp4").write_bytes(b"x")
     media = videos(tmp_path, "good.mp4", "other.mp4")
     (tmp_path / "v" / "link.mp4").symlink_to(tmp_path / "out.mp4")
