@@ -1,4 +1,4 @@
-"""The drawn data set: its language, movement, frames and splits."""
+"""Tests of the drawn data set: its language, movements, frames and splits."""
 
 import collections
 import dataclasses
@@ -38,14 +38,14 @@ def draw_sign(
     moments: int = 4,
     scene: Scene = Scene(),  # noqa: B008
 ) -> np.ndarray:
-    """Draw one sign alone, at equal times from its beginning to its end."""
+    """Draw a single sign at `moments` equally spaced times, from its beginning to its end."""
     return render.draw(
-        *movement(gloss, signer, moments), signer, scene, 64, np.random.default_rng(0)
+        *movement_of(gloss, signer, moments), signer, scene, 64, np.random.default_rng(0)
     )
 
 
-def movement(gloss: str, signer: Signer, moments: int) -> tuple:
-    """What `render` takes of a sign: both arms, the pose of the head, and the seconds."""
+def movement_of(gloss: str, signer: Signer, moments: int) -> tuple:
+    """Return the arguments of `render` for a sign: both arms, the head's pose, and the times."""
     utterance = motion.utter([gloss], signer)
     ((_, start, end),) = utterance.spans
     when = np.linspace(start, end, moments)
@@ -58,7 +58,7 @@ def movement(gloss: str, signer: Signer, moments: int) -> tuple:
 
 @pytest.fixture(scope="module")
 def language() -> dict[tuple[str, ...], str]:
-    """All sentences: every sequence of the right form that the grammar accepts."""
+    """All sentences (glosses -> English): every sequence of this form that the grammar accepts."""
     things = [
         (noun, *adjectives, *number)
         for noun in grammar.THINGS
@@ -142,7 +142,7 @@ def test_equal_sentences_have_the_same_glosses_in_some_order(language):
     by_text = collections.defaultdict(set)
     for glosses, text in language.items():
         by_text[text].add(tuple(sorted(glosses)))
-    # English only loses the order of two people and of two adjectives.
+    # English does not keep the order of two people, nor of two adjectives.
     assert all(len(bags) == 1 for bags in by_text.values())
 
 
@@ -187,7 +187,8 @@ def scripts(split: str, count: int = 300, seed: int = 0) -> list[tuple[tuple[str
 def test_splits_share_no_sentence_and_no_signer():
     content = {}
     for split in SPLITS:
-        glosses, signers = zip(*scripts(split), *scripts(split, seed=1))  # nor do two data sets
+        # Two data sets (seeds 0 and 1) share no sentence and no signer between splits either.
+        glosses, signers = zip(*scripts(split), *scripts(split, seed=1))
         people = {dataclasses.replace(signer, name="") for signer in signers}
         content[split] = (
             {grammar.translate(g) for g in glosses},
@@ -224,8 +225,8 @@ def test_the_complete_vocabulary_is_that_of_earlier_releases():
     everything = Options(num_signs=len(grammar.GLOSSES), max_glosses=grammar.MAX_GLOSSES)
     for index in range(50):
         assert script(0, "train", index, Options()) == script(0, "train", index, everything)
-    drawn_by_0_1 = ("YESTERDAY", "I", "HOUSE", "BIG", "SEE")
-    assert script(0, "test", 0, Options())[0] == drawn_by_0_1
+    drawn_by_release_0_1 = ("YESTERDAY", "I", "HOUSE", "BIG", "SEE")
+    assert script(0, "test", 0, Options())[0] == drawn_by_release_0_1
 
 
 def test_rest_clips_are_drawn_only_on_request():
@@ -256,7 +257,7 @@ def test_hands_are_where_the_sign_says(gloss):
         arm = motion.arm(
             line.at(np.array([start + (end - start) * key.at for key in keys])), AVERAGE, side
         )
-        # For the average signer body coordinates are those of the table.
+        # The average signer has the body coordinates of the table `SIGNS`.
         np.testing.assert_allclose(arm.hand, [key.where for key in keys], atol=1e-6)
         np.testing.assert_allclose(arm.angle, [key.angle for key in keys], atol=1e-6)
         np.testing.assert_allclose(arm.fingers, [SHAPES[key.shape] for key in keys], atol=1e-6)
@@ -292,7 +293,7 @@ def test_movement_is_smooth_and_does_not_rest_between_signs():
         hand = utterance.dominant.at(when)[:, :3]
         assert (
             np.linalg.norm(np.diff(hand, axis=0), axis=-1).max() < 0.09
-        )  # under 18 shoulder widths a second: no jump
+        )  # below 18 shoulder widths per second, so no jump
         rest = hand[0]
         np.testing.assert_allclose(hand[-1], rest, atol=0.01)
         signing = (when > utterance.spans[0][1]) & (when < utterance.spans[-1][2])
@@ -328,7 +329,7 @@ def test_different_signs_look_different():
         assert apart.mean(axis=(1, 2)).max() > 0.01, (
             a,
             b,
-        )  # 1 of 100 pixels in some moment; a hand has about 60 of 4,096
+        )  # 1 % of the pixels at some time; a hand has about 60 of 4,096
 
 
 def test_hand_is_drawn_where_the_kinematics_put_it():
@@ -364,16 +365,18 @@ SCENES = {
 @pytest.mark.parametrize("left_handed", [False, True])
 @pytest.mark.parametrize("scene", SCENES.values(), ids=SCENES)
 def test_keypoints_are_where_the_points_are_drawn(scene, left_handed):
-    """Nose and hands have colors that the points around them do not have."""
+    """The nose and the hands have colors that nothing around them has."""
     signer = dataclasses.replace(
         AVERAGE, left_handed=left_handed, skin=(200, 60, 60), shirt=(20, 60, 200)
     )
     side, other = ("left", "right") if left_handed else ("right", "left")
     for gloss in ("TWO", "MANY", "Q"):
         frames = draw_sign(gloss, signer, scene=scene).astype(int)
-        points = render.keypoints(*movement(gloss, signer, 4), signer, scene)
+        points = render.keypoints(*movement_of(gloss, signer, 4), signer, scene)
         assert points.shape == (4, len(DRAWN.points), 3) and (points[..., 2] == 1).all()
-        assert (np.sign(points[:, 5, 0] - points[:, 6, 0]) == 1).all()  # wrists: left is right
+        # The signer faces the camera: the left wrist is at the right of the image.
+        left_x, right_x = (points[:, DRAWN.index(f"{hand}_wrist"), 0] for hand in ("left", "right"))
+        assert (left_x > right_x).all()
         for name, color in {
             "nose": (164, 49, 49),
             f"{side}_index": signer.skin,
@@ -419,17 +422,17 @@ def test_size_and_frame_rate_are_options(size):
 
 
 def test_a_clip_is_the_same_in_every_process():
-    one = clip(3, "validation", 17, Options())
-    frames, rate = one.frames()
-    again = pickle.loads(pickle.dumps(clip(3, "validation", 17, Options())))
-    assert (again.id, again.text, again.gloss, again.signer) == (
-        one.id,
-        one.text,
-        one.gloss,
-        one.signer,
+    original = clip(3, "validation", 17, Options())
+    frames, rate = original.frames()
+    copy = pickle.loads(pickle.dumps(clip(3, "validation", 17, Options())))
+    assert (copy.id, copy.text, copy.gloss, copy.signer) == (
+        original.id,
+        original.text,
+        original.gloss,
+        original.signer,
     )
     with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as other:
-        elsewhere, other_rate = other.submit(again.frames).result()
+        elsewhere, other_rate = other.submit(copy.frames).result()
     np.testing.assert_array_equal(frames, elsewhere)
     assert rate == other_rate
 
@@ -474,7 +477,7 @@ def test_builder_stores_the_drawn_clips(tmp_path):
     assert main(common) == 0
     with pytest.raises(UsageError, match="seed"):  # built with other options
         main([*common, "--seed=1"])
-    # A release without an option built what its default builds now.
+    # A release without an option built the same data set as the option's default does now.
     report = next(tmp_path.rglob(REPORT_NAME))
     content = json.loads(report.read_text())
     for name in ("num_signs", "max_signs"):
