@@ -1,4 +1,4 @@
-"""Frame sampling in evaluation and training."""
+"""Tests of frame sampling in evaluation and training."""
 
 import dataclasses
 
@@ -17,7 +17,7 @@ ALL = AugmentConfig(speed=0.2, frame_jitter=0.5, frame_drop=0.2)
 
 @given(st.integers(1, 2000))
 def test_even_sampling_is_the_truncated_linspace_of_the_reference(num_stored):
-    exact = [i * (num_stored - 1) // 15 for i in range(16)]  # in integers: no rounding errors
+    exact = [i * (num_stored - 1) // 15 for i in range(16)]  # without rounding errors
     assert sample_frames(num_stored, 25.0, EVEN, limit=16).tolist() == exact
 
 
@@ -79,16 +79,16 @@ def test_speed_changes_how_many_frames_a_clip_has():
 @pytest.mark.parametrize("sampling", ["rate", "segment"])
 def test_speed_goes_both_ways_at_the_stored_rate(sampling):
     config = dataclasses.replace(RATE, sampling=sampling, augment=AugmentConfig(speed=0.25))
-    drawn = [
+    samples = [
         sample_frames(30, 12.5, config, 64, np.random.default_rng(seed)) for seed in range(200)
     ]
-    counts = [len(frames) for frames in drawn]
+    counts = [len(frames) for frames in samples]
     assert min(counts) == pytest.approx(30 / 1.25, abs=1.5) and max(counts) == pytest.approx(
         30 / 0.75, abs=1.5
     )
     assert 0.3 < np.mean([count > 30 for count in counts]) < 0.6
-    # The complete clip, no part left out.
-    assert all(np.diff(frames).max() <= 2 and frames[-1] >= 27 for frames in drawn)
+    # The samples cover the complete clip.
+    assert all(np.diff(frames).max() <= 2 and frames[-1] >= 27 for frames in samples)
 
 
 def test_speed_of_even_sampling_keeps_both_ends():
@@ -112,8 +112,8 @@ def test_drop_omits_up_to_its_share_and_never_all_frames():
         for seed in range(200)
     ]
     assert min(counts) == 8 and max(counts) == 16
-    one = dataclasses.replace(EVEN, num_frames=1, augment=AugmentConfig(frame_drop=0.99))
-    assert len(sample_frames(100, 25.0, one, 1, np.random.default_rng(0))) == 1
+    single_frame = dataclasses.replace(EVEN, num_frames=1, augment=AugmentConfig(frame_drop=0.99))
+    assert len(sample_frames(100, 25.0, single_frame, 1, np.random.default_rng(0))) == 1
 
 
 def test_a_clip_without_frames_is_refused():
@@ -139,10 +139,10 @@ def test_in_evaluation_the_segment_is_the_middle():
 
 
 def test_in_training_segments_reach_every_part():
-    drawn = [
+    samples = [
         sample_frames(1001, 25.0, SEGMENT, 64, np.random.default_rng(seed)) for seed in range(300)
     ]
-    assert all(set(np.diff(frames).tolist()) == {2} for frames in drawn)
-    starts = np.array([frames[0] for frames in drawn])
+    assert all(set(np.diff(frames).tolist()) == {2} for frames in samples)
+    starts = np.array([frames[0] for frames in samples])
     assert starts.min() < 30 and starts.max() > 1000 - 126 - 30
     assert np.histogram(starts, bins=5, range=(0, 875))[0].min() > 30
