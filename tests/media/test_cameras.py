@@ -1,4 +1,4 @@
-"""Cameras by PyAV. There is none here: FFmpeg's own test image stands for one."""
+"""Tests of cameras read by PyAV. FFmpeg's own test image replaces a camera."""
 
 import sys
 import threading
@@ -12,7 +12,7 @@ from signvit_jax.media.cameras import SourceError, can_read_cameras, open_camera
 
 @pytest.fixture
 def red_camera(monkeypatch) -> str:
-    """The name of a camera that gives five images, of red."""
+    """The name of a stand-in camera that gives five red images."""
     monkeypatch.setitem(cameras._FORMATS, sys.platform, "lavfi")
     return "color=c=red:size=64x48:rate=25:duration=0.2"
 
@@ -38,23 +38,23 @@ def test_a_camera_is_read_until_it_is_stopped(red_camera):
 
 
 def test_a_camera_without_a_frame_yet_is_read_again(red_camera, monkeypatch):
-    answers = iter([BlockingIOError(11, "no frame yet"), None])
-    original = cameras.av.open
+    errors = iter([BlockingIOError(11, "no frame yet"), None])
+    open_device = cameras.av.open
 
     class Device:
         def __init__(self, *arguments, **options):
-            self.real = original(*arguments, **options)
+            self.container = open_device(*arguments, **options)
 
         def __enter__(self):
             return self
 
         def __exit__(self, *_):
-            self.real.close()
+            self.container.close()
 
         def decode(self, video):
-            if error := next(answers):
+            if error := next(errors):
                 raise error
-            return self.real.decode(video=video)
+            return self.container.decode(video=video)
 
     monkeypatch.setattr(cameras.av, "open", Device)
     assert next(open_camera(red_camera)(threading.Event())).shape == (48, 64, 3)

@@ -1,4 +1,4 @@
-"""The pose of a signer: where the models' points are in the image."""
+"""Tests of the pose of a signer: the positions of the models' points in the image."""
 
 import sys
 
@@ -8,11 +8,12 @@ import pytest
 from signvit_jax.media.pose_model import PoseModel, PoseModelError
 from tests.helpers.poses import VISIBLE, fake_models, frame_with_dot, real_models, use_fake_litert
 
-NOWHERE = float("nan")
+NO_PERSON = float("nan")
 
 
 @pytest.fixture
 def fake(monkeypatch, tmp_path):
+    """The folder of stand-in models, with the stand-in for LiteRT in place of the real one."""
     use_fake_litert(monkeypatch)
     for module in [name for name in sys.modules if name.startswith("ai_edge_litert")]:
         monkeypatch.delitem(sys.modules, module)
@@ -23,7 +24,7 @@ def fake(monkeypatch, tmp_path):
 
 @pytest.mark.parametrize(("width", "height"), [(160, 90), (90, 160), (128, 128), (300, 97)])
 def test_points_are_in_shares_of_the_image(fake, width, height):
-    """The squares of later frames are turned and of another size, as the stand-in asks."""
+    """The stand-in's points make later frames be cropped to rotated squares of another size."""
     model = PoseModel(str(fake))
     for x, y in ((0.4, 0.5), (0.45, 0.55), (0.5, 0.5), (0.55, 0.45)):
         points = model.points(frame_with_dot(width, height, x, y))
@@ -34,7 +35,7 @@ def test_points_are_in_shares_of_the_image(fake, width, height):
 
 def test_frames_without_a_person_are_zeros(fake):
     model = PoseModel(str(fake))
-    places = [NOWHERE, 0.4, NOWHERE, 0.6]
+    places = [NO_PERSON, 0.4, NO_PERSON, 0.6]
     found = [model.points(frame_with_dot(120, 90, x, 0.5)) for x in places]
     assert [bool(points.any()) for points in found] == [False, True, False, True]
 
@@ -50,7 +51,7 @@ def test_a_clip_does_not_depend_on_the_one_before(fake):
     frame = frame_with_dot(120, 90, 0.43, 0.57)
     model = PoseModel(str(fake))
     first = model.points(frame)
-    assert not np.array_equal(model.points(frame), first)  # another square
+    assert not np.array_equal(model.points(frame), first)  # cropped to another square
     model.start_clip()
     assert np.array_equal(model.points(frame), first)
 
@@ -79,7 +80,7 @@ def test_the_real_models_find_nobody_in_noise():
 
 
 def test_pruning_operators_changes_no_point(monkeypatch):
-    """The mask and the heat maps of the landmark model are not computed."""
+    """`PoseModel` does not compute the mask and the heat maps of the landmark model."""
     from signvit_jax.media import pose_model
 
     folder = str(real_models())

@@ -1,4 +1,4 @@
-"""What the header of a file says is what reading it finds, as far as a header can know."""
+"""Tests that the header of a file predicts what reading it finds, as far as a header can."""
 
 import pytest
 
