@@ -1,4 +1,4 @@
-"""Config keys and values are checked, and messages name key, value and allowed values."""
+"""Tests of the checks of config keys and values: messages name key, value and allowed values."""
 
 from pathlib import Path
 
@@ -21,6 +21,7 @@ from signvit_jax.runtime.exit_codes import run_command
 
 
 def nested(key: str, value) -> dict:
+    """Return nested dictionaries with `value` at the dotted key."""
     for part in reversed(key.split(".")):
         value = {part: value}
     return value
@@ -188,14 +189,14 @@ def test_overrides_get_the_type_of_their_key(tmp_path):
 
 @pytest.mark.parametrize("key", ["data.frame_buckets", "data.mean", "data.std"])
 @pytest.mark.parametrize(
-    ("text", "given"), [("4", (4,)), ("4,", (4,)), ("4,8", (4, 8)), ("[4, 8]", (4, 8)), ("()", ())]
+    ("text", "expected"), [("4", (4,)), ("4,", (4,)), ("4,8", (4, 8)), ("[4, 8]", (4, 8)), ("()", ())]
 )
-def test_a_list_is_set_by_one_number_or_by_several(monkeypatch, key, text, given):
-    built = []
-    monkeypatch.setattr(files, "from_mapping", built.append)
+def test_a_list_is_set_by_one_number_or_by_several(monkeypatch, key, text, expected):
+    mappings = []
+    monkeypatch.setattr(files, "from_mapping", mappings.append)
     load_config("small", [(key, text)])
     group, name = key.split(".")
-    assert built[0][group][name] in (given, list(given))
+    assert mappings[0][group][name] in (expected, list(expected))
 
 
 def test_one_frame_bucket_is_enough():
@@ -277,15 +278,15 @@ def test_a_missing_file_is_refused_by_name():
 
 
 def test_a_shared_config_has_no_path_in_any_key():
-    mine = {
+    local = {
         "data": {"data_dir": "/home/me/data", "num_frames": 9},
         "model": {"encoder": {"pretrained": "/home/me/vit.npz"}},
         "training": {"distillation": {"teacher": "/home/me/teacher"}},
         "tokenizer": {"name": "bert", "vocab_file": "/home/me/vocab.txt"},
     }
-    shared = without_local_paths(from_mapping(mine))
-    wanted = {"data": {"num_frames": 9}, "tokenizer": {"name": "bert", "vocab_file": "vocab.txt"}}
-    assert shared == from_mapping(wanted)
+    shared = without_local_paths(from_mapping(local))
+    expected = {"data": {"num_frames": 9}, "tokenizer": {"name": "bert", "vocab_file": "vocab.txt"}}
+    assert shared == from_mapping(expected)
     assert from_json(to_json(shared)) == shared
 
 

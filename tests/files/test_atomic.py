@@ -1,4 +1,4 @@
-"""Tests of atomic writes, which survive a power cut: the order of writing, flushing and renaming."""
+"""Tests of atomic writes, which survive a power cut: the order of writes, flushes and renames."""
 
 import json
 import os

@@ -70,9 +70,8 @@ def brute_force_resample(
 ) -> list[int]:
     """Return the number of the input frame that each output frame shows, in plain Python.
 
-
-    Output frame k shows the latest input frame at start + (k + 1/4) / rate seconds; the video ends at
-    `last`.
+    Output frame k shows the latest input frame at start + (k + 1/4) / rate seconds. The video ends
+    at `last`.
     """
     chosen = []
     for k in itertools.count():
