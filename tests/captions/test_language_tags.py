@@ -1,4 +1,4 @@
-"""Languages by name, tag and code."""
+"""Tests of languages by name, tag and three-letter code."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""Times of words: from CTC's words and glosses, and by length."""
+"""Tests of the times of words: from CTC's words and glosses, or proportional to word length."""
 
 import copy
 import json
@@ -20,6 +20,7 @@ def words(text):
 
 
 def times(found):
+    """Return (text, start in seconds, or None for a word without times) of each word."""
     return [(word.text, getattr(word, "start", None)) for word in found]
 
 
@@ -37,8 +38,8 @@ def test_the_lexicon_gives_words_the_times_of_their_glosses_in_any_order():
         (["I", "SEE"], ["i", "saw"]),
         (["SEE"], ["saw"]),
     ] * 5
-    # Keys of a lexicon have no case: `word_key`.
-    lexicon = learn_lexicon([([g.casefold() for g in glosses], ws) for glosses, ws in pairs])
+    # The keys of a lexicon are case-folded, as by `word_key`.
+    lexicon = learn_lexicon([([gloss.casefold() for gloss in glosses], texts) for glosses, texts in pairs])
     units = [TimedUnit("YESTERDAY", 0.3, 0.6), TimedUnit("I", 1, 1.2), TimedUnit("SEE", 2, 2.5)]
     found = with_times(words("I saw it yesterday."), units, lexicon)
     assert times(found) == [("I", 1), ("saw", 2), ("it", None), ("yesterday.", 0.3)]
@@ -78,8 +79,9 @@ def test_begins_rise_and_times_lie_in_the_cue(given_starts):
     spans = word_spans(cue)
     assert all(1000 <= span.start <= span.end <= 9000 for span in spans)
     assert [span.source == FROM_CTC for span in spans] == [s is not None for s in given_starts]
-    rising = [start for start in given_starts if start is not None]
-    if rising == sorted(rising) and given_starts[0] is None:  # then every sign begins its word
+    known_starts = [start for start in given_starts if start is not None]
+    # If the signs are in order, every signed word begins with its sign.
+    if known_starts == sorted(known_starts) and given_starts[0] is None:
         assert all(
             begin == span.start for begin, span in zip(begins, spans) if span.source == FROM_CTC
         )
@@ -88,5 +90,5 @@ def test_begins_rise_and_times_lie_in_the_cue(given_starts):
 def test_a_timed_word_equals_its_word_and_copies_keep_its_times():
     word = TimedWord("a", 0.5, False, 1.0, 2.0)
     assert word == Word("a", 0.5, False) and tuple(word) == ("a", 0.5, False)
-    for again in (copy.deepcopy(word), pickle.loads(pickle.dumps(word))):
-        assert (again, again.start, again.end) == (word, 1.0, 2.0)
+    for copied in (copy.deepcopy(word), pickle.loads(pickle.dumps(word))):
+        assert (copied, copied.start, copied.end) == (word, 1.0, 2.0)

@@ -54,7 +54,7 @@ _LONG = ("mobilenet_v3", "overfit_small", "quickstart", "signer", "dense_vit_100
     ],
 )
 def test_every_config_can_be_traced_for_a_gpu(monkeypatch, path):
-    """Trace with the attention that 'auto' chooses on an H100; JAX checks shapes while it traces."""
+    """Trace with the attention that 'auto' chooses on an H100; JAX checks shapes while tracing."""
     config = with_ctc_target(dataclasses.replace(load_config(str(path)), mesh=MeshConfig()), "text")
     mesh = make_mesh(config.mesh)
     optimizer = make_optimizer(config.training, total_steps=1000)
