@@ -38,7 +38,7 @@ layouts = st.sampled_from([None, LAYOUT])
 
 
 def cues_of(captions):
-    """Return (start, end, text) of each cue, times in milliseconds, lines separated by "\\n"."""
+    """Return (start, end, text) of each cue, times in ms; line breaks separate the lines."""
     return [
         (cue.start, cue.end, "\n".join(line.strip("\u200f") for line in cue.shown))
         for cue in captions.shown
@@ -103,7 +103,7 @@ def test_ttml_read_by_ttconv_has_the_cues(given_segments, layout):
     ]
     expected = [(s, e, text.replace("\ufffe", "\ufffd")) for s, e, text in cues_of(captions)]
     assert found == expected
-    assert all(isinstance(begin, Fraction | int) for begin, *_ in found)  # times are exact, not floats
+    assert all(isinstance(begin, Fraction | int) for begin, *_ in found)  # not floats
 
 
 def test_ttml_has_the_direction_of_the_text():

@@ -1,4 +1,4 @@
-"""The names that flags of commands offer, against what they name."""
+"""Tests that the choices of flags agree with what exists."""
 
 import pytest
 

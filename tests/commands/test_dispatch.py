@@ -1,4 +1,4 @@
-"""`signvit COMMAND`: one program for all commands."""
+"""Tests of `signvit COMMAND`, one program for all commands."""
 
 import subprocess
 import sys
@@ -8,7 +8,7 @@ import pytest
 import signvit_jax
 from signvit_jax.commands import dispatch
 
-SLOW = "jax", "grain", "tensorflow_datasets", "matplotlib", "av"
+SLOW_PACKAGES = "jax", "grain", "tensorflow_datasets", "matplotlib", "av"
 
 
 def test_help_lists_every_command(capsys):
@@ -35,7 +35,7 @@ def test_every_command_has_help_that_loads_nothing_slow(name):
     program = (
         "import sys; from signvit_jax.commands.dispatch import main\n"
         f"try: main([{name!r}, '--help'])\n"
-        f"finally: print([package for package in {SLOW!r} if package in sys.modules])"
+        f"finally: print([package for package in {SLOW_PACKAGES!r} if package in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     *text, slow = done.stdout.splitlines()
