@@ -1,4 +1,4 @@
-"""The GPU benchmark, without a GPU and without the packages that read data."""
+"""Tests of the GPU benchmark, without a GPU and without the packages that read data."""
 
 import json
 import subprocess
@@ -107,7 +107,7 @@ def merge(folder, results):
 
 @pytest.fixture
 def benchmarks(tmp_path):
-    """A folder as docs/benchmarks, with one plan."""
+    """A folder like docs/benchmarks, with one plan."""
     (tmp_path / "plans.json").write_text(json.dumps({"dense_vit 1xh100": PLAN}))
     (tmp_path / "index.md").write_text("```{toctree}\nexport\nplans\n```\n")
     return tmp_path
@@ -116,12 +116,12 @@ def benchmarks(tmp_path):
 def test_a_truncated_line_is_skipped(benchmarks):
     lines = benchmarks / "gpu.jsonl"
     lines.write_text(f'{json.dumps(RESULTS[0])}\n{{"row": "refer')
-    assert "1 results merged" in (said := gpu_page.merge(lines, benchmarks))
-    assert "1 left out" in said
+    assert "1 results merged" in (message := gpu_page.merge(lines, benchmarks))
+    assert "1 left out" in message
 
 
 def test_results_are_shown_beside_plans_and_targets(benchmarks):
-    assert "6 results merged" in (said := merge(benchmarks, RESULTS)) and "2 left out" in said
+    assert "6 results merged" in (message := merge(benchmarks, RESULTS)) and "2 left out" in message
     text = (benchmarks / "gpu.md").read_text()
     for line in (
         f"## {CARD}",
@@ -179,7 +179,7 @@ def test_each_of_our_rows_runs_at_tiny_size(tmp_path):
     done = gpu(
         "--size=tiny",
         "--steps=1",
-        "--minutes=25",  # a CPU that other programs share
+        "--minutes=25",  # enough for a CPU that other programs use too
         f"--rows={rows}",
         f"--output={tmp_path / 'gpu.jsonl'}",
     )
