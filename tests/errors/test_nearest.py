@@ -1,3 +1,5 @@
+"""Tests of suggestions for misspelled names and flags."""
+
 from signvit_jax.errors.nearest import did_you_mean, unknown_flag
 
 

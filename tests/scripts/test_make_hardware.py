@@ -121,7 +121,8 @@ def test_a_step_much_slower_than_an_alternative_is_reported():
         dataclasses.replace(RESULT, careful=seconds, total=total)
         for seconds, total in ((1.2, 30), (1.3, 30), (0.1, 99))
     )
-    results = dict(zip((row.key, *(other.key for other in row.others)), (chosen, slower, too_large)))
+    keys = (row.key, *(other.key for other in row.others))
+    results = dict(zip(keys, (chosen, slower, too_large)))
     assert script.too_large_or_slow(row, results) is None
     results[row.others[1].key] = dataclasses.replace(RESULT, careful=1.0, total=30)
     assert "1200 ms a step; the fastest alternative that fits takes 1000" in (

@@ -50,8 +50,13 @@ def run_benchmark(page, *flags):
 
 def test_finished_runs_are_in_the_page_and_are_not_trained_again(page, monkeypatch):
     trained = []
+
+    def train(*run):
+        trained.append(run[:3])
+        return True
+
     monkeypatch.setattr(real_signing, "_built", lambda *_: page.parent)
-    monkeypatch.setattr(real_signing, "_train", lambda *run: trained.append(run[:3]) or True)
+    monkeypatch.setattr(real_signing, "_train", train)
     lines = result_line("digits", 0, 0.1) + result_line("digits", 1, 0.3) + result_line("digits", 2, 0.2, ["a=1"])
     page.with_suffix(".jsonl").write_text(lines)
     assert run_benchmark(page, "--sets=digits", "--seeds=0,1,2") == 0

@@ -40,8 +40,8 @@ def test_ranks_are_of_the_same_text_in_another_group():
     assert same.sum() == 4 and elsewhere.sum() == 12
     directions = np.eye(3)
     # In the other group, the first clip is most similar to "b" and the second clip to "a".
-    features = [directions[1], directions[0], directions[0], directions[1], directions[2]]
-    features[0] = directions[1] + 0.5 * directions[0]
+    mostly_b = directions[1] + 0.5 * directions[0]
+    features = [mostly_b, directions[0], directions[0], directions[1], directions[2]]
     ranks = retrieval.first_ranks(
         [feature[None] for feature in features], same, elsewhere, np.ones(5, bool)
     )
