@@ -41,7 +41,7 @@ class TinyRun:
 
 @pytest.hookimpl(tryfirst=True)  # before xdist looks for groups
 def pytest_collection_modifyitems(items):
-    """Group the tests of each file, and all tests that only read the finished run.
+    """Group the tests of each file, and all tests that use the finished run.
 
     xdist runs a group in one process, so that programs are compiled and models trained only once.
     """
