@@ -260,12 +260,12 @@ def test_resume_in_the_middle_of_epoch_2_is_exact(split, tokenizer, num_workers)
     config = config_with(augment=AUGMENTED, num_workers=num_workers)
     uninterrupted = list(batches(split, tokenizer, config_with(augment=AUGMENTED), num_epochs=3))
     iterator = batches(split, tokenizer, config, num_epochs=3)
-    taken = [next(iterator) for _ in range(iterator.steps_per_epoch + 2)]
+    batches_before = [next(iterator) for _ in range(iterator.steps_per_epoch + 2)]
     state = iterator.get_state()
     iterator.close()
     resumed = batches(split, tokenizer, config, num_epochs=3)
     resumed.set_state(state)
-    assert_equal_batches(taken + list(resumed), uninterrupted)
+    assert_equal_batches(batches_before + list(resumed), uninterrupted)
 
 
 def test_every_saved_state_resumes_the_same_batches(split, tokenizer):
@@ -275,9 +275,9 @@ def test_every_saved_state_resumes_the_same_batches(split, tokenizer):
     for batch in iterator:
         uninterrupted.append(batch)
         states.append(iterator.get_state())
-    for taken, state in reversed(list(enumerate(states, 1))):
+    for num_taken, state in reversed(list(enumerate(states, 1))):
         iterator.set_state(state)
-        assert_equal_batches(list(iterator), uninterrupted[taken:])
+        assert_equal_batches(list(iterator), uninterrupted[num_taken:])
 
 
 def test_an_orbax_checkpoint_restores_the_position(split, tokenizer, tmp_path):

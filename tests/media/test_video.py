@@ -75,10 +75,11 @@ def brute_force_resample(
     """
     chosen = []
     for k in itertools.count():
-        moment = start + (k + 0.25) / rate
-        if moment >= min(last, end):
+        seconds = start + (k + 0.25) / rate
+        if seconds >= min(last, end):
             return chosen
-        chosen.append(max((i for i, t in enumerate(times) if t <= moment), default=0))
+        earlier_frames = [number for number, time in enumerate(times) if time <= seconds]
+        chosen.append(max(earlier_frames, default=0))
 
 
 @pytest.mark.parametrize("rate", [5, 10, 12.5, 25, 3])

@@ -35,25 +35,25 @@ AVERAGE = Signer()
 def draw_sign(
     gloss: str,
     signer: Signer = AVERAGE,
-    moments: int = 4,
+    num_frames: int = 4,
     scene: Scene = Scene(),  # noqa: B008
 ) -> np.ndarray:
-    """Draw a single sign at `moments` equally spaced times, from its beginning to its end."""
+    """Draw a single sign at `num_frames` equally spaced times, from its beginning to its end."""
     return render.draw(
-        *movement_of(gloss, signer, moments), signer, scene, 64, np.random.default_rng(0)
+        *movement_of(gloss, signer, num_frames), signer, scene, 64, np.random.default_rng(0)
     )
 
 
-def movement_of(gloss: str, signer: Signer, moments: int) -> tuple:
+def movement_of(gloss: str, signer: Signer, num_frames: int) -> tuple:
     """Return the arguments of `render` for a sign: both arms, the head's pose, and the times."""
     utterance = motion.utter([gloss], signer)
     ((_, start, end),) = utterance.spans
-    when = np.linspace(start, end, moments)
+    times = np.linspace(start, end, num_frames)
     arms = [
-        motion.arm(line.at(when), signer, side)
+        motion.arm(line.at(times), signer, side)
         for line, side in ((utterance.dominant, 1.0), (utterance.weak, -1.0))
     ]
-    return *arms, motion.head_pose(utterance, when), when
+    return *arms, motion.head_pose(utterance, times), times
 
 
 @pytest.fixture(scope="module")
@@ -268,9 +268,9 @@ def test_every_signer_reaches_every_sign():
         for number in range(NUM_SIGNERS[split]):
             signer = signer_of(split, number)
             utterance = motion.utter(list(SIGNS), signer, rng=np.random.default_rng(number))
-            when = np.linspace(0, utterance.seconds, 400)
+            times = np.linspace(0, utterance.seconds, 400)
             for line, side in ((utterance.dominant, 1.0), (utterance.weak, -1.0)):
-                track = line.at(when)
+                track = line.at(times)
                 arm = motion.arm(track, signer, side)
                 np.testing.assert_allclose(
                     np.linalg.norm(arm.elbow - arm.shoulder, axis=-1),
@@ -282,21 +282,21 @@ def test_every_signer_reaches_every_sign():
                     motion.FOREARM * signer.arm,
                     rtol=1e-6,
                 )
-                in_sign = (when > utterance.spans[0][1]) & (when < utterance.spans[-1][2])
+                in_sign = (times > utterance.spans[0][1]) & (times < utterance.spans[-1][2])
                 assert np.abs(arm.hand - track[:, :3])[in_sign].max() < 0.05
 
 
 def test_movement_is_smooth_and_does_not_rest_between_signs():
     for index in range(40):
         _, _, utterance = performance(0, "train", index, Options())
-        when = np.arange(0, utterance.seconds, 0.005)
-        hand = utterance.dominant.at(when)[:, :3]
+        times = np.arange(0, utterance.seconds, 0.005)
+        hand = utterance.dominant.at(times)[:, :3]
         assert (
             np.linalg.norm(np.diff(hand, axis=0), axis=-1).max() < 0.09
         )  # below 18 shoulder widths per second, so no jump
         rest = hand[0]
         np.testing.assert_allclose(hand[-1], rest, atol=0.01)
-        signing = (when > utterance.spans[0][1]) & (when < utterance.spans[-1][2])
+        signing = (times > utterance.spans[0][1]) & (times < utterance.spans[-1][2])
         assert np.linalg.norm(hand[signing] - rest, axis=-1).min() > 0.12
 
 
@@ -333,7 +333,7 @@ def test_different_signs_look_different():
 
 
 def test_hand_is_drawn_where_the_kinematics_put_it():
-    frames = draw_sign("TWO", moments=3)
+    frames = draw_sign("TWO", num_frames=3)
     x, y, _ = SIGNS["TWO"].dominant[-1].where
     column, row = (
         32 - x * 64 / render.HEIGHT,
