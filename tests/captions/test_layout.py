@@ -54,7 +54,7 @@ def test_every_cue_keeps_the_limits_of_its_layout(given_segments, layout, end):
     assert all(letters("".join(cue.lines)) == letters(cue.text) for cue in cues)
     assert all(0 < width(line) <= layout.max_line_width for cue in cues for line in cue.lines)
     assert all(0 <= cue.start < cue.end for cue in cues)
-    assert all(one.end <= other.start for one, other in itertools.pairwise(cues))
+    assert all(cue.end <= after.start for cue, after in itertools.pairwise(cues))
     if end is not None:
         assert all(cue.end <= end * 1000 for cue in cues)
     seconds = [(cue.end - cue.start) / 1000 for cue in cues]

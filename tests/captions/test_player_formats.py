@@ -78,7 +78,7 @@ def test_ass_read_by_pysubs2():
     events = pysubs2.SSAFile.from_string(text, format_="ass").events
     assert [(e.start, e.end, e.plaintext) for e in events[:1]] == [(500, 1210, "Good\nday,")]
     assert events[-1].start == 3_725_040 and events[-1].plaintext == "bye"
-    assert all(one.end <= other.start for one, other in itertools.pairwise(events))
+    assert all(event.end <= after.start for event, after in itertools.pairwise(events))
 
 
 def lines_of(element):
@@ -183,5 +183,5 @@ def test_eaf_annotations_are_the_cues(tmp_path_factory, word_times, given_segmen
     unwritable = re.compile("[\ufffe\uffff]")
     expected = [(c.start, c.end, unwritable.sub("\ufffd", c.text)) for c in captions.cues]
     assert [(s, e, text) for s, e, text, *_ in tiers["text"]] == expected
-    for one, other in itertools.pairwise(tiers.get("words", [])):
-        assert one[0] < one[1] <= other[0]
+    for word, next_word in itertools.pairwise(tiers.get("words", [])):
+        assert word[0] < word[1] <= next_word[0]

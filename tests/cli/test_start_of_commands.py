@@ -97,7 +97,7 @@ def test_no_module_shadows_the_standard_library():
 
 
 def test_the_standard_library_can_be_imported_in_the_package_folder():
-    """This happens if somebody runs Python in that folder, or a file of it."""
+    """Users may run Python in the folder of the package, or run a file of it."""
     program = "import inspect, dataclasses; inspect.signature(print); print(inspect.__file__)"
     done = subprocess.run(
         [sys.executable, "-c", program], cwd=PACKAGE, capture_output=True, text=True, timeout=60

@@ -224,22 +224,21 @@ def word_error(scripts: Sequence[Sequence[Signed]], texts: Sequence[str]) -> flo
     for script, text in zip(scripts, texts, strict=True):
         reference = [signed.word for signed in script]
         words = list(text) if any(map(has_unspaced, reference)) else text.split()
-        wrong += _distance(reference, words)
+        wrong += _edit_distance(reference, words)
         total += len(reference)
     return wrong / total
 
 
-def _distance(one: Sequence[str], other: Sequence[str]) -> int:
-    row = list(range(len(other) + 1))
-    for number, word in enumerate(one, 1):
-        diagonal = row[0]
-        row[0] = number
-        for place, other_word in enumerate(other, 1):
-            diagonal, row[place] = (
-                row[place],
-                min(row[place] + 1, row[place - 1] + 1, diagonal + (word != other_word)),
-            )
-    return row[-1]
+def _edit_distance(words: Sequence[str], other_words: Sequence[str]) -> int:
+    """Return the number of substitutions, insertions and deletions between two texts."""
+    previous = list(range(len(other_words) + 1))
+    for number, word in enumerate(words, 1):
+        row = [number]
+        for column, other_word in enumerate(other_words, 1):
+            substituted = previous[column - 1] + (word != other_word)
+            row.append(min(previous[column] + 1, row[column - 1] + 1, substituted))
+        previous = row
+    return previous[-1]
 
 
 def simulated(

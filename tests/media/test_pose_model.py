@@ -24,7 +24,7 @@ def fake(monkeypatch, tmp_path):
 
 @pytest.mark.parametrize(("width", "height"), [(160, 90), (90, 160), (128, 128), (300, 97)])
 def test_points_are_in_shares_of_the_image(fake, width, height):
-    """The stand-in's points make later frames be cropped to rotated squares of another size."""
+    """The stand-in's points cause crops of another rotation and size in later frames."""
     model = PoseModel(str(fake))
     for x, y in ((0.4, 0.5), (0.45, 0.55), (0.5, 0.5), (0.55, 0.45)):
         points = model.points(frame_with_dot(width, height, x, y))

@@ -79,7 +79,7 @@ def build(videos, *options: str, name: str = "data") -> int:
 
 
 def built(videos, name: str = "data"):
-    """The training split and the report of a built data set."""
+    """Return the training split and the report of a built data set."""
     dataset = open_dataset(videos.parent / name, "video_folder")
     return dataset.split("train"), json.loads((dataset.folder / "build_report.json").read_text())
 
@@ -147,7 +147,7 @@ def clip_at(path, **values) -> Clip:
 
 
 def test_a_file_is_spread_over_its_clip(tmp_path):
-    """It has no rate, or a slightly wrong one: .pose files store a rounded rate."""
+    """The file has no rate or a slightly wrong one, since .pose files store a rounded rate."""
     for more in ({}, {"fps": 24}):
         save(tmp_path / "a.npz", numbered_points(50), **more)
         found = file_keypoints(clip_at(tmp_path / "a.mp4"), SOURCE, 25, 12.5)
