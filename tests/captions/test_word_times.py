@@ -68,7 +68,7 @@ starts = st.none() | st.floats(-1, 11)
 
 @settings(max_examples=60, deadline=None)
 @given(st.lists(starts, min_size=1, max_size=8))
-def test_begins_rise_and_times_lie_in_the_cue(given_starts):
+def test_words_begin_in_order_and_lie_within_their_cue(given_starts):
     timed = tuple(
         Word("abc", 1.0) if start is None else TimedWord("abc", 1.0, True, start, start + 0.5)
         for start in given_starts

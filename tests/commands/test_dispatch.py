@@ -22,7 +22,7 @@ def test_the_version_is_that_of_the_package(capsys):
     assert capsys.readouterr().out == f"signvit-jax {signvit_jax.__version__}\n"
 
 
-def test_a_misspelled_command_is_answered_with_the_nearest(capsys):
+def test_a_misspelled_command_is_refused_with_the_nearest(capsys):
     assert dispatch.main(["trian"]) == 2
     assert "no command 'trian'; allowed: demo, record, build, " in (err := capsys.readouterr().err)
     assert err.endswith("configs; did you mean 'train'?\n")
@@ -31,7 +31,7 @@ def test_a_misspelled_command_is_answered_with_the_nearest(capsys):
 
 
 @pytest.mark.parametrize("name", dispatch.COMMANDS)
-def test_every_command_has_help_that_loads_nothing_slow(name):
+def test_help_of_every_command_imports_no_slow_package(name):
     program = (
         "import sys; from signvit_jax.commands.dispatch import main\n"
         f"try: main([{name!r}, '--help'])\n"
@@ -53,6 +53,6 @@ def test_configs_shows_every_value_of_a_preset(capsys):
     assert '"batch_size"' in capsys.readouterr().out
 
 
-def test_a_dash_is_taken_as_an_underscore(capsys):
+def test_a_dash_in_a_command_counts_as_an_underscore(capsys):
     assert dispatch.main(["data-report", "--help"]) == 0
     assert capsys.readouterr().out.startswith("usage: signvit data_report")

@@ -44,7 +44,7 @@ def test_a_step_that_fits_is_reported(config, planned, capsys):
     assert [request.devices for request in planned] == [1]
 
 
-def test_as_many_devices_are_planned_as_the_mesh_asks_for(config, planned, capsys):
+def test_the_mesh_determines_the_number_of_planned_devices(config, planned, capsys):
     mesh = ["--config.mesh.fsdp=2", "--config.mesh.tensor=2", "--no_advice"]
     inspect(capsys, f"--config={config}", "--device=v5e", *mesh)
     inspect(capsys, f"--config={config}", "--device=v5e", *mesh, "--devices=8", "--memory=12.5")

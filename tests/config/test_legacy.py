@@ -74,7 +74,7 @@ def test_an_earlier_name_replaces_the_value_of_a_shipped_config(tmp_path, caplog
     assert "config.data.fit is the earlier name of config.data.resize_mode" in caplog.text
 
 
-def test_missing_keys_are_options_that_were_off():
+def test_missing_keys_mean_that_an_option_is_off():
     values = json.loads(to_json(Config()))
     del values["model"]["encoder"]["drop_path"], values["mesh"]
     assert from_json(json.dumps(values)) == Config()

@@ -81,7 +81,7 @@ def test_a_misspelled_key_is_refused_with_the_nearest(key, value, words):
         ("model.encoder", 3, "must be a group"),
     ],
 )
-def test_a_wrong_value_is_refused_with_the_allowed_ones(key, value, allowed):
+def test_a_wrong_value_is_refused_with_the_allowed_values(key, value, allowed):
     with pytest.raises(ConfigError) as error:
         from_mapping(nested(key, value))
     assert f"config.{key} is {value!r}" in str(error.value)
@@ -158,7 +158,7 @@ def test_a_wrong_value_is_refused_with_the_allowed_ones(key, value, allowed):
     ],
     ids=str,
 )
-def test_values_that_do_not_fit_together_are_refused(values, words):
+def test_conflicting_values_are_refused(values, words):
     with pytest.raises(ConfigError) as error:
         from_mapping(values)
     assert all(word in str(error.value) for word in words), str(error.value)

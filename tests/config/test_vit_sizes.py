@@ -39,6 +39,6 @@ def test_the_default_encoder_is_vit_l_16():
 
 
 @pytest.mark.parametrize("variant", ["XL/16", "L", "L/0", "L/16/2", ""])
-def test_an_unknown_variant_is_refused_with_the_known_ones(variant):
+def test_an_unknown_variant_is_refused_with_a_list_of_variants(variant):
     with pytest.raises(ConfigError, match=r"Ti, S, B, L, H"):
         vit(variant)

@@ -288,7 +288,7 @@ def dot_centers(frame: np.ndarray) -> np.ndarray:
 @pytest.mark.parametrize("augmentation", GEOMETRY.values(), ids=GEOMETRY)
 @pytest.mark.parametrize("fit", ["squash", "pad", "crop"])
 @pytest.mark.parametrize(("shape", "size"), [((120, 90), 64), ((90, 120), 63), ((64, 64), 33)])
-def test_keypoints_are_where_the_pixels_are_moved(shape, size, fit, augmentation):
+def test_keypoints_move_like_the_pixels(shape, size, fit, augmentation):
     dots = np.array([[0.4, 0.55], [0.62, 0.4]])
     data = frame_with_dots(*shape, dots)
     assert jpeg_shape(data) == shape

@@ -50,7 +50,7 @@ def test_records_are_read_as_they_were_written(built):
     assert [split[i] for i in range(len(split))] == RECORDS
 
 
-def test_the_index_is_made_from_the_records_and_saved(data_dir):
+def test_the_index_is_created_from_the_records_and_saved(data_dir):
     split = open_dataset(data_dir, "toy").split("train")
     expected = [
         schema.IndexEntry(

@@ -40,7 +40,7 @@ def test_every_epoch_has_the_same_shapes(bucket_of, batch_size):
     assert sorted(first) == sorted(later)
 
 
-def test_plans_depend_on_epoch_and_seed_alone():
+def test_plans_depend_only_on_epoch_and_seed():
     bucket_of = np.zeros(100, int)
     plans = [
         plan_epoch(bucket_of, 8, seed, epoch, True).examples.tolist()

@@ -33,7 +33,7 @@ def test_rate_above_the_stored_one_takes_each_frame_once():
     assert sample_frames(10, 6.25, RATE, limit=16).tolist() == list(range(10))
 
 
-def test_rate_of_a_long_clip_spreads_over_all_of_it():
+def test_rate_sampling_of_a_long_clip_covers_the_complete_clip():
     frames = sample_frames(1000, 25.0, RATE, limit=64)
     assert len(frames) == 64 and frames[0] == 0 and frames[-1] == 999
 
@@ -105,7 +105,7 @@ def test_jitter_moves_frames_by_at_most_its_share_of_the_gap():
     assert 10 < abs(moved).max() <= 40
 
 
-def test_drop_omits_up_to_its_share_and_never_all_frames():
+def test_frame_drop_omits_up_to_its_share_and_never_all_frames():
     config = dataclasses.replace(EVEN, augment=AugmentConfig(frame_drop=0.5))
     counts = [
         len(sample_frames(100, 25.0, config, 16, np.random.default_rng(seed)))
@@ -124,21 +124,21 @@ def test_a_clip_without_frames_is_refused():
 SEGMENT = dataclasses.replace(RATE, sampling="segment")
 
 
-def test_the_segment_of_a_clip_that_fits_is_the_clip():
+def test_the_segment_of_a_short_clip_is_the_complete_clip():
     assert sample_frames(50, 25.0, SEGMENT, limit=64).tolist() == list(range(0, 50, 2))
     assert sample_frames(50, 25.0, SEGMENT, 64, np.random.default_rng(0)).tolist() == list(
         range(0, 50, 2)
     )
 
 
-def test_in_evaluation_the_segment_is_the_middle():
+def test_evaluation_takes_the_segment_in_the_middle():
     frames = sample_frames(1001, 25.0, SEGMENT, limit=64)
     assert np.diff(frames).tolist() == [2] * 63
     assert frames[0] == 1000 - frames[-1]
     assert frames.tolist() == sample_frames(1001, 25.0, SEGMENT, limit=64).tolist()
 
 
-def test_in_training_segments_reach_every_part():
+def test_training_takes_segments_from_every_part():
     samples = [
         sample_frames(1001, 25.0, SEGMENT, 64, np.random.default_rng(seed)) for seed in range(300)
     ]

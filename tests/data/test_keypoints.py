@@ -44,7 +44,7 @@ def test_sides_are_found_in_names_of_other_programs(left, right):
     assert [layout.side(point) for point in layout.points] == ["right", "", "left"]
 
 
-def test_a_point_without_the_other_side_stays():
+def test_a_point_without_a_counterpart_is_not_swapped():
     layout = KeypointLayout("x", ("left_wrist", "Lips", "RELBOW"))
     assert layout.mirrored.tolist() == [0, 1, 2] and not layout.has_sides
     assert layout.side("left_wrist") == ""

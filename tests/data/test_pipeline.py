@@ -132,7 +132,7 @@ def test_each_epoch_has_every_clip_once_over_all_processes(
         assert sorted(seen[seen >= 0]) == list(range(len(LENGTHS)))
 
 
-def test_rows_of_all_processes_are_those_of_one_process(split, tokenizer):
+def test_all_processes_together_have_the_rows_of_one_process(split, tokenizer):
     one_process = list(batches(split, tokenizer, batch_size=6))
     parts = [
         list(batches(split, tokenizer, batch_size=6, process_index=p, process_count=2))
@@ -315,7 +315,7 @@ def test_more_epochs_extend_a_run(split, tokenizer):
     assert_equal_batches(list(longer), uninterrupted[short.steps_per_epoch :])
 
 
-def test_a_position_of_other_batches_is_refused(split, tokenizer):
+def test_the_position_of_an_iterator_with_other_options_is_refused(split, tokenizer):
     state = batches(split, tokenizer).get_state()
     with pytest.raises(DatasetError, match="batch_size: 3 then, 4 now"):
         batches(split, tokenizer, batch_size=4).set_state(state)

@@ -66,7 +66,7 @@ def test_a_foreign_exit_code_attribute_does_not_hide_a_bug(capsys):
     assert "Traceback" in capsys.readouterr().err
 
 
-def test_a_subclass_without_a_code_of_its_own_ends_with_2(capsys):
+def test_a_subclass_without_an_exit_code_ends_with_2(capsys):
     class Ours(SignVitError):
         pass
 

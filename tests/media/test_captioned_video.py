@@ -117,7 +117,7 @@ def test_an_invalid_video_is_refused_and_the_old_file_stays(tmp_path, draw):
     assert output.read_text() == "before" and len(list(tmp_path.iterdir())) == 3
 
 
-def test_a_child_that_dies_is_a_decode_error(tmp_path, monkeypatch):
+def test_a_crash_of_the_child_is_a_decode_error(tmp_path, monkeypatch):
     worker = tmp_path / "worker.py"
     worker.write_text("import os; os.abort()")
     monkeypatch.setattr(captioned_video, "_WORKER", worker)

@@ -23,7 +23,7 @@ def fake(monkeypatch, tmp_path):
 
 
 @pytest.mark.parametrize(("width", "height"), [(160, 90), (90, 160), (128, 128), (300, 97)])
-def test_points_are_in_shares_of_the_image(fake, width, height):
+def test_points_are_fractions_of_the_image_sides(fake, width, height):
     """The stand-in's points cause crops of another rotation and size in later frames."""
     model = PoseModel(str(fake))
     for x, y in ((0.4, 0.5), (0.45, 0.55), (0.5, 0.5), (0.55, 0.45)):
@@ -47,7 +47,7 @@ def test_a_person_who_jumps_is_found_in_the_same_frame(fake):
     assert np.abs(jumped[:, :2] - [0.9, 0.5]).max() < 0.01
 
 
-def test_a_clip_does_not_depend_on_the_one_before(fake):
+def test_a_clip_does_not_depend_on_the_previous_clip(fake):
     frame = frame_with_dot(120, 90, 0.43, 0.57)
     model = PoseModel(str(fake))
     first = model.points(frame)
@@ -67,7 +67,7 @@ def test_missing_or_other_models_are_refused(fake):
         PoseModel(str(fake))
 
 
-def test_without_litert_the_error_says_so(tmp_path, monkeypatch):
+def test_the_error_says_that_litert_is_missing(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "ai_edge_litert", None)
     with pytest.raises(PoseModelError, match="ai_edge_litert cannot be imported"):
         PoseModel(str(fake_models(tmp_path / "models")))

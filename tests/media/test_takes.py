@@ -54,7 +54,7 @@ def test_a_take_never_replaces_a_file_or_the_take_of_a_row(tmp_path):
     assert add_take(folder, "yes").name == "yes_10.mp4"
 
 
-def test_a_folder_without_links_keeps_takes_too(tmp_path, monkeypatch):
+def test_takes_are_saved_where_hard_links_are_impossible(tmp_path, monkeypatch):
     def no_links(*_):
         raise PermissionError(1, "Operation not permitted")
 

@@ -88,7 +88,7 @@ def test_fewer_frames_than_the_header_says_is_an_error(tmp_path):
     assert reason(path).startswith("truncated or damaged: its frames end at ")
 
 
-def test_damage_in_the_middle_costs_a_few_frames_or_the_file(tmp_path):
+def test_damage_in_the_middle_loses_a_few_frames_or_is_an_error(tmp_path):
     path = encode(tmp_path / "a.mp4", noise_images(40), options={"g": "1"})
     content = bytearray(path.read_bytes())
     middle = len(content) // 2
@@ -117,7 +117,7 @@ def test_random_bytes_in_a_video_never_crash_the_caller(tmp_path):
             assert "wall_seconds" not in error.reason
 
 
-def test_sound_alone_is_no_video(tmp_path):
+def test_a_file_with_only_sound_is_no_video(tmp_path):
     with av.open(str(tmp_path / "a.mp4"), "w") as container:
         stream = container.add_stream("aac", rate=16000, layout="mono")
         frame = av.AudioFrame.from_ndarray(np.zeros((1, 16000), np.float32), "fltp", "mono")

@@ -105,7 +105,7 @@ def test_a_frame_of_another_shape_gets_bars(tmp_path):
     assert read_jpegs(path, Sampling()).notes == ("size_change",)
 
 
-def test_a_frame_of_another_size_alone_gets_no_bars(tmp_path):
+def test_a_frame_of_another_size_but_the_same_shape_gets_no_bars(tmp_path):
     frames = read_video(write_two_sizes(tmp_path / "a.mkv", (48, 64), (96, 128))).frames
     assert shade_numbers(frames) == [0, 1, 0, 1]
     assert frames.min() > 10
@@ -179,7 +179,7 @@ def test_an_end_up_to_two_frames_later_is_only_noted(tmp_path, start, end, count
 @pytest.mark.parametrize(
     ("end", "error"), [(2.9, "but its images end at 2.00 s"), (2.2, None), (2.0, None)]
 )
-def test_an_end_after_the_last_image_is_handled_alike(tmp_path, end, error):
+def test_an_end_after_the_last_image_is_handled_as_in_videos(tmp_path, end, error):
     for i in range(20):
         Image.new("RGB", (32, 24)).save(tmp_path / f"{i}.png")
     if error is None:

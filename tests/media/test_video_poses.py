@@ -77,7 +77,7 @@ def test_images_of_a_folder_have_poses(models, tmp_path):
     assert_dot_poses(read_image_folder(folder, 10, Sampling(pose_models=models)).poses, DOT_X)
 
 
-def test_models_that_cannot_be_loaded_are_the_reason(models, tmp_path):
+def test_the_error_names_models_that_cannot_be_loaded(models, tmp_path):
     path = encode(tmp_path / "a.mp4", FRAMES)
     with pytest.raises(VideoDecodeError, match=r"there is no .*pose_detection\.tflite"):
         read_jpegs(path, Sampling(pose_models=str(tmp_path)))
@@ -94,7 +94,7 @@ def test_pose_estimation_does_not_count_as_decoding_time(models):
     assert len(poses_of_jpegs([jpeg(green)] * 8, models, limits)) == 8
 
 
-def test_a_crash_in_the_model_ends_the_child_only(models):
+def test_a_crash_in_the_model_ends_only_the_child(models):
     blue = np.zeros((64, 64, 3), np.uint8)
     blue[..., 2] = 255
     with pytest.raises(VideoDecodeError, match="the decoder crashed"):

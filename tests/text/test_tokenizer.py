@@ -129,7 +129,7 @@ def test_words_below_the_minimum_frequency_are_not_learned():
     assert word.encode("common rarely") == [4, word.unk_id]
 
 
-def test_learned_special_ids_are_0_to_3():
+def test_learned_tokenizers_have_special_ids_0_to_3():
     for tokenizer in (learn(TEXTS, BPE), learn(TEXTS, WORD), learn_gloss_vocabulary(["A B"])):
         assert (tokenizer.pad_id, tokenizer.bos_id, tokenizer.eos_id, tokenizer.unk_id) == (
             0,
@@ -227,7 +227,7 @@ def test_a_tokenizer_file_without_special_tokens_is_refused():
         max_size=6,
     )
 )
-def test_bert_pieces_are_the_longest_first(words):
+def test_bert_takes_the_longest_piece_first(words):
     vocabulary = {piece: i for i, piece in enumerate(BERT_PIECES)}
     tokenizer = _bert_from_pieces()
     expected = [
@@ -347,7 +347,7 @@ def test_chinese_is_learned_by_character_not_by_sentence():
 
 @pytest.mark.parametrize("script", UNSPACED_TEXTS)
 @pytest.mark.parametrize("vocab_size", [8, 8000])
-def test_text_without_spaces_comes_back_without_spaces(script, vocab_size):
+def test_text_without_spaces_is_decoded_without_spaces(script, vocab_size):
     texts = UNSPACED_TEXTS[script]
     tokenizer = learn(texts, dataclasses.replace(BPE, vocab_size=vocab_size))
     assert [tokenizer.decode(ids) for ids in tokenizer.encode_all(texts)] == [

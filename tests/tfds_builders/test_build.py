@@ -286,7 +286,7 @@ def test_a_number_out_of_range_is_named_with_its_allowed_range(tmp_path, capsys,
         ("include", "subset=inclde"),
     ],
 )
-def test_options_of_one_builder_are_checked_too(tmp_path, capsys, name, option):
+def test_options_of_a_single_builder_are_checked(tmp_path, capsys, name, option):
     needed = {
         "synthetic_signs": [],
         "sign_language_datasets": [f"--source={tmp_path}"],
@@ -521,7 +521,7 @@ def test_a_train_split_far_below_its_share_is_explained(tmp_path, capsys):
     assert "clips are in the split 'train': " in capsys.readouterr().err
 
 
-def test_many_shards_read_back_in_order(tmp_path):
+def test_many_shards_are_read_in_order(tmp_path):
     assert (
         run(tmp_path / "data", *write_source(tmp_path, ALL_ROWS), *ALL_IN_TRAIN, "--shard_megabytes=0.00001")
         == 0

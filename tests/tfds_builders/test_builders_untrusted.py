@@ -104,7 +104,7 @@ def test_a_name_that_leads_outside_is_a_problem(root, name, bad):
 
 
 @pytest.mark.parametrize("name", BUILDER_NAMES)
-def test_a_second_row_of_one_id_and_an_empty_label_are_problems(root, name):
+def test_a_repeated_id_and_an_empty_label_are_problems(root, name):
     row = ROWS[name].format(name="good")
     empty = {
         "phoenix14t": "empty|G|",

@@ -104,7 +104,7 @@ def test_files_beside_the_videos_are_stored(videos, capsys):
     assert "in 1 clips, such as clip2-1 (there is no clip2-1.npz" in capsys.readouterr().err
 
 
-def test_a_changed_keypoint_file_is_another_data_set(videos):
+def test_a_changed_keypoint_file_changes_the_data_set(videos):
     save(videos / "clip0-1.npz", numbered_points(FRAMES))
     assert build(videos, "--keypoints=file") == build(videos, "--keypoints=file") == 0
     save(videos / "clip1-1.npz", numbered_points(FRAMES))
@@ -112,7 +112,7 @@ def test_a_changed_keypoint_file_is_another_data_set(videos):
         build(videos, "--keypoints=file")
 
 
-def test_files_may_be_in_a_folder_of_their_own(videos):
+def test_files_may_be_in_a_separate_folder(videos):
     (videos.parent / "poses").mkdir()
     data = np.full((FRAMES, 1, 2, 2), 50.0)
     content = pose_file({"hands": ["LHand", "RHand"]}, data, np.ones((FRAMES, 1, 2)), fps=10)
@@ -208,7 +208,7 @@ def test_files_outside_of_the_folder_are_not_read(tmp_path):
     assert keypoint_file(clip, str(inside)) == inside / "sub/d.npz"
 
 
-def test_shards_of_a_cluster_have_keypoints_too(videos):
+def test_shards_written_by_a_cluster_have_keypoints(videos):
     save(videos / "clip0-1.npz", numbered_points(FRAMES))
     clips = tuple(clip_at(videos / f"clip{i}-1.mp4") for i in range(2))
     folder = videos.parent / "shards"

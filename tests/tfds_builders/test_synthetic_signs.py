@@ -104,7 +104,7 @@ def language() -> dict[tuple[str, ...], str]:
         ("I LIKE NOT WHO", "who does not like me"),
     ],
 )
-def test_english_follows_from_the_glosses(glosses, english):
+def test_the_grammar_translates_glosses_to_english(glosses, english):
     assert grammar.translate(glosses.split()) == english
 
 
@@ -123,7 +123,7 @@ def test_english_follows_from_the_glosses(glosses, english):
         "TREE SLEEP",
     ],
 )
-def test_sequences_that_are_no_sentence_are_refused(glosses):
+def test_sequences_that_are_not_sentences_are_refused(glosses):
     with pytest.raises(grammar.GrammarError):
         grammar.translate(glosses.split())
 
@@ -364,7 +364,7 @@ SCENES = {
 
 @pytest.mark.parametrize("left_handed", [False, True])
 @pytest.mark.parametrize("scene", SCENES.values(), ids=SCENES)
-def test_keypoints_are_where_the_points_are_drawn(scene, left_handed):
+def test_keypoints_are_where_the_body_parts_are_drawn(scene, left_handed):
     """The nose and the hands have colors that nothing around them has."""
     signer = dataclasses.replace(
         AVERAGE, left_handed=left_handed, skin=(200, 60, 60), shirt=(20, 60, 200)

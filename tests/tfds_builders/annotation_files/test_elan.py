@@ -35,7 +35,7 @@ def test_annotations_have_times_texts_signer_and_line(tmp_path):
     assert [link.url for link in found.links] == ["a.mp4", "file:///C:/corpus/a.mp4"]
 
 
-def test_the_tier_named_text_or_the_only_one_is_taken(tmp_path):
+def test_the_tier_named_text_or_the_only_tier_is_used(tmp_path):
     eaf = Eaf()
     eaf.tier("Notes", [(0, 900, "loud")])
     eaf.tier("Empty", [(0, 900, "")])

@@ -165,7 +165,7 @@ def test_a_link_relative_to_an_elan_file_in_a_folder_is_followed(tmp_path):
     assert "two videos of that name" in reason and "talk.eaf names front.mp4" in reason
 
 
-def test_the_time_of_a_shifted_video_is_shifted(tmp_path):
+def test_the_time_origin_of_a_video_shifts_its_clips(tmp_path):
     root = videos(tmp_path, "a.mp4")
     write_eaf(root / "a.eaf", "a.mp4", offset=2500, texts=("one", "two"))
     clips = elan_clips(root, Videos(root)).clips
@@ -319,7 +319,7 @@ def splits(folder: Path, *options: str) -> dict[str, set[str]]:
     } | {"notes": set(builder.warnings)}
 
 
-def test_splits_share_no_video_or_no_signer_or_no_clip(tmp_path):
+def test_split_by_determines_what_splits_do_not_share(tmp_path):
     for name in "abcdefgh":
         (tmp_path / f"{name}.mp4").write_bytes(b"x")
         file = Eaf(f"{name}.mp4")

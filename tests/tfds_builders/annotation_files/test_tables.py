@@ -268,7 +268,7 @@ def test_a_quoted_text_may_have_several_lines(tmp_path, row, columns):
     assert not found.problems
 
 
-def test_lines_in_another_script_than_the_names_are_a_text(tmp_path):
+def test_a_quoted_text_in_another_script_may_have_several_lines(tmp_path):
     found = table(tmp_path, 'uid,text\nc1,"你好\n我叫小明,很高兴\n再见,朋友"\n')
     assert [row.values["text"] for row in found.rows] == ["你好\n我叫小明,很高兴\n再见,朋友"]
 
