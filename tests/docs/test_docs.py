@@ -244,21 +244,25 @@ def test_every_preset_is_in_the_readme():
     assert [name for name in preset_names() if f"`{name}`" not in text] == []
 
 
+def string_template(node: ast.AST) -> str | None:
+    """Return a string of the code with NUL in place of formatted values; None for other nodes."""
+    if isinstance(node, ast.JoinedStr):
+        parts = [
+            str(part.value) if isinstance(part, ast.Constant) else "\0" for part in node.values
+        ]
+        return "".join(parts)
+    if isinstance(node, ast.Constant) and isinstance(node.value, str):
+        return re.sub(r"%[sd]", "\0", node.value)
+    return None
+
+
 def message_templates() -> list[str]:
-    """Return every string of the code on one line, with NUL in place of formatted values."""
-    found = []
-    for folder in ("signvit_jax", "tfds_builders"):
-        for path in (ROOT / folder).glob("**/*.py"):
-            for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-                if isinstance(node, ast.JoinedStr):
-                    parts = [
-                        str(part.value) if isinstance(part, ast.Constant) else "\0"
-                        for part in node.values
-                    ]
-                    found.append("".join(parts))
-                elif isinstance(node, ast.Constant) and isinstance(node.value, str):
-                    found.append(re.sub(r"%[sd]", "\0", node.value))
-    return [re.sub(r"\s+", " ", text) for text in found]
+    """Return the templates of all strings of the code, each on one line."""
+    templates = []
+    for path in [*(ROOT / "signvit_jax").glob("**/*.py"), *(ROOT / "tfds_builders").glob("**/*.py")]:
+        nodes = ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        templates += [template for node in nodes if (template := string_template(node)) is not None]
+    return [re.sub(r"\s+", " ", template) for template in templates]
 
 
 def test_troubleshooting_quotes_messages_of_the_code():
