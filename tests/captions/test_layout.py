@@ -91,7 +91,9 @@ def can_schedule(starts, needed, video_end):
 )
 def test_cues_have_time_to_be_read_whenever_their_neighbors_can_make_room(given_cues, end):
     given_cues = sorted(dict(given_cues).items())
-    cues = in_order([Segment(ms / 1000, ms / 1000, "x" * length) for ms, length in given_cues], end / 1000)
+    cues = in_order(
+        [Segment(ms / 1000, ms / 1000, "x" * length) for ms, length in given_cues], end / 1000
+    )
     layout = CaptionLayout(max_reading_speed=10)
     laid_out, faults = lay_out(cues, end / 1000, layout)
     needed = [layout.needed(cue.text) for cue in cues]

@@ -39,7 +39,9 @@ def test_the_lexicon_gives_words_the_times_of_their_glosses_in_any_order():
         (["SEE"], ["saw"]),
     ] * 5
     # The keys of a lexicon are case-folded, as by `word_key`.
-    lexicon = learn_lexicon([([gloss.casefold() for gloss in glosses], texts) for glosses, texts in pairs])
+    lexicon = learn_lexicon(
+        [([gloss.casefold() for gloss in glosses], texts) for glosses, texts in pairs]
+    )
     units = [TimedUnit("YESTERDAY", 0.3, 0.6), TimedUnit("I", 1, 1.2), TimedUnit("SEE", 2, 2.5)]
     found = with_times(words("I saw it yesterday."), units, lexicon)
     assert times(found) == [("I", 1), ("saw", 2), ("it", None), ("yesterday.", 0.3)]

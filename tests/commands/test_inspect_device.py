@@ -77,9 +77,7 @@ def test_a_step_that_does_not_fit_ends_with_advice_and_code_5(config, planned, c
     assert code == 5 and len(compiler.asked) == 1 and "What to" not in printed
 
 
-def test_remaining_options_are_listed_if_no_setting_fits(
-    config, planned, capsys, monkeypatch
-):
+def test_remaining_options_are_listed_if_no_setting_fits(config, planned, capsys, monkeypatch):
     monkeypatch.setattr(compile_elsewhere, "plan_elsewhere", lambda *_: plan(900.0))
     code, printed, _ = inspect(capsys, f"--config={config}", "--device=h100")
     assert code == 5 and "data.image_size" in printed

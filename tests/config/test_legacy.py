@@ -37,7 +37,9 @@ def write_config_file(path, values) -> str:
 
 
 def test_config_json_with_earlier_names_keeps_its_values():
-    assert from_json(old_config_json(from_mapping(WITH_CURRENT_NAMES))) == from_mapping(WITH_CURRENT_NAMES)
+    assert from_json(old_config_json(from_mapping(WITH_CURRENT_NAMES))) == from_mapping(
+        WITH_CURRENT_NAMES
+    )
 
 
 def test_config_json_is_written_with_current_names():
@@ -57,7 +59,9 @@ def test_a_resume_still_compares_renamed_keys():
 
 
 def test_a_config_file_with_earlier_names_loads(tmp_path):
-    assert load_config(write_config_file(tmp_path / "old.py", WITH_OLD_NAMES)) == from_mapping(WITH_CURRENT_NAMES)
+    assert load_config(write_config_file(tmp_path / "old.py", WITH_OLD_NAMES)) == from_mapping(
+        WITH_CURRENT_NAMES
+    )
 
 
 @pytest.mark.parametrize("key", ["data.fit", "data.resize_mode"])

@@ -189,7 +189,8 @@ def test_overrides_get_the_type_of_their_key(tmp_path):
 
 @pytest.mark.parametrize("key", ["data.frame_buckets", "data.mean", "data.std"])
 @pytest.mark.parametrize(
-    ("text", "expected"), [("4", (4,)), ("4,", (4,)), ("4,8", (4, 8)), ("[4, 8]", (4, 8)), ("()", ())]
+    ("text", "expected"),
+    [("4", (4,)), ("4,", (4,)), ("4,8", (4, 8)), ("[4, 8]", (4, 8)), ("()", ())],
 )
 def test_a_list_is_set_by_one_number_or_by_several(monkeypatch, key, text, expected):
     mappings = []

@@ -345,7 +345,9 @@ def test_an_iterator_stays_at_its_end(split, tokenizer):
 
 def test_the_config_bounds_the_prefetched_batches(split, tokenizer, monkeypatch):
     watched = copy.copy(split)  # threads of earlier tests may still read `split`
-    iterator = batches(watched, tokenizer, config_with(prefetch_batches=1, num_threads=4), batch_size=1)
+    iterator = batches(
+        watched, tokenizer, config_with(prefetch_batches=1, num_threads=4), batch_size=1
+    )
     records = []
     read = Split.__getitem__
 
@@ -591,7 +593,10 @@ def test_keypoints_change_no_other_array(split_with_keypoints, tokenizer, augmen
     with_keypoints = list(batches(split_with_keypoints, tokenizer, config))
     assert not any("keypoints" in batch for batch in without)
     assert_equal_batches(
-        [{k: v for k, v in b.items() if k not in ("keypoints", "part_points")} for b in with_keypoints],
+        [
+            {k: v for k, v in b.items() if k not in ("keypoints", "part_points")}
+            for b in with_keypoints
+        ],
         without,
     )
 

@@ -259,7 +259,10 @@ def string_template(node: ast.AST) -> str | None:
 def message_templates() -> list[str]:
     """Return the templates of all strings of the code, each on one line."""
     templates = []
-    for path in [*(ROOT / "signvit_jax").glob("**/*.py"), *(ROOT / "tfds_builders").glob("**/*.py")]:
+    for path in [
+        *(ROOT / "signvit_jax").glob("**/*.py"),
+        *(ROOT / "tfds_builders").glob("**/*.py"),
+    ]:
         nodes = ast.walk(ast.parse(path.read_text(encoding="utf-8")))
         templates += [template for node in nodes if (template := string_template(node)) is not None]
     return [re.sub(r"\s+", " ", template) for template in templates]

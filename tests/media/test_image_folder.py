@@ -77,6 +77,7 @@ def test_every_image_mode_becomes_rgb(tmp_path, mode):
 
 def write_huge_png(path: Path, side: int) -> None:
     """Write a PNG whose header has side x side pixels and whose image data are empty."""
+
     def chunk(kind: bytes, data: bytes) -> bytes:
         return (
             struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))

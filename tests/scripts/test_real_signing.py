@@ -57,7 +57,11 @@ def test_finished_runs_are_in_the_page_and_are_not_trained_again(page, monkeypat
 
     monkeypatch.setattr(real_signing, "_built", lambda *_: page.parent)
     monkeypatch.setattr(real_signing, "_train", train)
-    lines = result_line("digits", 0, 0.1) + result_line("digits", 1, 0.3) + result_line("digits", 2, 0.2, ["a=1"])
+    lines = (
+        result_line("digits", 0, 0.1)
+        + result_line("digits", 1, 0.3)
+        + result_line("digits", 2, 0.2, ["a=1"])
+    )
     page.with_suffix(".jsonl").write_text(lines)
     assert run_benchmark(page, "--sets=digits", "--seeds=0,1,2") == 0
     assert trained == [("digits", "hands", 2)]

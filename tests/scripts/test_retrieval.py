@@ -56,7 +56,8 @@ def test_a_pose_does_not_depend_on_place_and_size():
     moved[..., :2] = 0.5 * points[..., :2] + 0.1
     video = np.zeros((3, 4, 4, 3), np.uint8)
     first, second = (
-        retrieval.pose(retrieval.Clip("a", "x", video, keypoints), DRAWN) for keypoints in (points, moved)
+        retrieval.pose(retrieval.Clip("a", "x", video, keypoints), DRAWN)
+        for keypoints in (points, moved)
     )
     np.testing.assert_allclose(first, second, rtol=1e-4)
     moved[..., 2] = 0.0

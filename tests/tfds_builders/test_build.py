@@ -129,7 +129,9 @@ def test_isign_keeps_a_recording_in_one_split(tmp_path):
 
 
 @pytest.mark.parametrize(("builder", "version"), [("video_folder", "1.0.0"), ("isign", "1.1.0")])
-def test_tfds_builds_from_manual_dir_and_the_description_has_the_command(tmp_path, builder, version):
+def test_tfds_builds_from_manual_dir_and_the_description_has_the_command(
+    tmp_path, builder, version
+):
     shutil.copytree(BUILDERS / builder / "dummy_data", tmp_path / "manual")
     module = importlib.import_module(f"tfds_builders.{builder}.{builder}_dataset_builder")
     dataset_builder = module.Builder(
@@ -325,7 +327,9 @@ def test_column_names_do_not_change_the_data_set(tmp_path, capsys):
         (b"morning-1", b"Good morning.", b"A"),
         (b"morning-2", b"Hello.", b"B"),
     ]
-    write_source(tmp_path, "morning-1,Good morning.,A\nmorning-2,Hello.,B\n", header="uid,text,signer")
+    write_source(
+        tmp_path, "morning-1,Good morning.,A\nmorning-2,Hello.,B\n", header="uid,text,signer"
+    )
     assert run(tmp_path / "data", *options, *ALL_IN_TRAIN) == 0  # other names, same content
     assert "already built" in capsys.readouterr().out
     assert run(tmp_path / "data", *options, *ALL_IN_TRAIN, "--signer_column=text") == 2
@@ -523,7 +527,12 @@ def test_a_train_split_far_below_its_share_is_explained(tmp_path, capsys):
 
 def test_many_shards_are_read_in_order(tmp_path):
     assert (
-        run(tmp_path / "data", *write_source(tmp_path, ALL_ROWS), *ALL_IN_TRAIN, "--shard_megabytes=0.00001")
+        run(
+            tmp_path / "data",
+            *write_source(tmp_path, ALL_ROWS),
+            *ALL_IN_TRAIN,
+            "--shard_megabytes=0.00001",
+        )
         == 0
     )
     folder = tmp_path / "data" / "video_folder" / "1.0.0"
@@ -675,7 +684,6 @@ def test_builds_killed_ten_times_end_with_the_same_records(tmp_path):
     check_kills(tmp_path, 300, kills=10)
 
 
-
 def test_a_build_resumes_after_its_last_finished_shard(tmp_path, monkeypatch):
     options = [*write_many_clips(tmp_path, 30), "--workers=1"]
     encoded = []
@@ -699,7 +707,8 @@ def test_a_build_resumes_after_its_last_finished_shard(tmp_path, monkeypatch):
     assert encoded == [f"copy-{i}" for i in range(kept, 30)]
     assert run(tmp_path / "undisturbed", *options) == 3
     undisturbed, resumed = (
-        content_of(tmp_path / folder / "video_folder" / "1.0.0") for folder in ("undisturbed", "data")
+        content_of(tmp_path / folder / "video_folder" / "1.0.0")
+        for folder in ("undisturbed", "data")
     )
     assert resumed == undisturbed
 
@@ -774,7 +783,9 @@ def records_equal(a: Path, b: Path) -> bool:
     importlib.util.find_spec("apache_beam") is not None, reason="Apache Beam is installed"
 )
 def test_missing_beam_is_reported_before_the_build(tmp_path, capsys):
-    assert run(tmp_path / "data", *write_source(tmp_path, ALL_ROWS), "--beam_runner=DirectRunner") == 2
+    assert (
+        run(tmp_path / "data", *write_source(tmp_path, ALL_ROWS), "--beam_runner=DirectRunner") == 2
+    )
     assert "needs Apache Beam: pip install" in capsys.readouterr().err
     assert list((tmp_path / "data").iterdir()) == []
 
@@ -876,7 +887,12 @@ def test_a_signal_ends_the_build_with_its_exit_code(tmp_path, number, code):
         os.link(tmp_path / "videos" / "morning-1.mp4", tmp_path / "videos" / f"copy-{i}.mp4")
 
     process = subprocess.Popen(
-        [sys.executable, "-c", RESTORE_SIGINT, *build_command(tmp_path / "data", [*options, "--workers=2"])],
+        [
+            sys.executable,
+            "-c",
+            RESTORE_SIGINT,
+            *build_command(tmp_path / "data", [*options, "--workers=2"]),
+        ],
         cwd=REPOSITORY,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,

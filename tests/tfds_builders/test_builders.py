@@ -246,7 +246,10 @@ def test_include_reads_the_word_from_its_folder(tmp_path):
         ("Animals/4. Bird/MVI_0002", "Bird", "BIRD"),
         ("Greetings/51. Good Morning/MVI_0003", "Good Morning", "GOOD-MORNING"),
     ]
-    assert len(build_and_open("include", tmp_path / "b", None, "--subset=include50").split("test")) == 1
+    assert (
+        len(build_and_open("include", tmp_path / "b", None, "--subset=include50").split("test"))
+        == 1
+    )
 
 
 def test_include_without_tables_splits_all_videos_by_a_hash(tmp_path):
@@ -321,7 +324,9 @@ def test_tfds_finds_the_files_of_each_builder_in_manual_dir(tmp_path, name):
     manual = dummy(name) / "probe_signs/1.0.0" if name == "sign_language_datasets" else dummy(name)
     module = importlib.import_module(f"tfds_builders.{name}.{name}_dataset_builder")
     dataset_builder = module.Builder(data_dir=tmp_path, workers=1)
-    dataset_builder.download_and_prepare(download_config=tfds.download.DownloadConfig(manual_dir=manual))
+    dataset_builder.download_and_prepare(
+        download_config=tfds.download.DownloadConfig(manual_dir=manual)
+    )
     assert sum(split.num_examples for split in dataset_builder.info.splits.values()) >= 2
     assert "python -m tfds_builders.build" in dataset_builder.info.description
     assert dataset_builder.info.citation

@@ -17,7 +17,9 @@ DUMMY = Path(build.__file__).parent
 ROWS = "a,one two\nb,two three four\n"
 
 
-def write_folder(root: Path, rows: str = ROWS, header: str = "uid,text", subfolder: str = "") -> Path:
+def write_folder(
+    root: Path, rows: str = ROWS, header: str = "uid,text", subfolder: str = ""
+) -> Path:
     """Write the videos a.mp4 (1.5 s) and b.mp4 (2 s) and their table to a folder; return it."""
     (root / "own" / subfolder).mkdir(parents=True)
     encode(root / "own" / subfolder / "a.mp4", shades(15), fps=10)

@@ -89,7 +89,10 @@ def built(videos, name: str = "data"):
 
 def test_files_beside_the_videos_are_stored(videos, capsys):
     save(videos / "clip0-1.npz", numbered_points(FRAMES), fps=10)
-    save(videos / "clip1-1.npz", np.where(numbered_points(FRAMES) < 0.04, np.nan, numbered_points(FRAMES)))
+    save(
+        videos / "clip1-1.npz",
+        np.where(numbered_points(FRAMES) < 0.04, np.nan, numbered_points(FRAMES)),
+    )
     assert build(videos, "--keypoints=file") == 0
     split, report = built(videos)
     assert split.keypoint_layout == SOURCE.layout

@@ -98,7 +98,10 @@ def test_subdivided_glosses_without_own_times_are_assigned_to_their_text(tmp_pat
     eaf.slotted_tier("text", [(start, middle, "one"), (middle, end, "two")])
     glosses = [(start, a, "A"), (a, b, "B"), (b, middle, "C"), (middle, c, "D"), (c, end, "E")]
     eaf.slotted_tier("gloss", glosses, parent="text")
-    assert segments_of(read(tmp_path, eaf)) == [(0, 3000, "one", "A B C"), (3000, 4000, "two", "D E")]
+    assert segments_of(read(tmp_path, eaf)) == [
+        (0, 3000, "one", "A B C"),
+        (3000, 4000, "two", "D E"),
+    ]
 
 
 def test_a_text_without_a_time_is_reported_and_the_time_is_not_guessed(tmp_path):

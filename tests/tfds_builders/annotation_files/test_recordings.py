@@ -58,7 +58,7 @@ def reasons(table: ClipTable) -> list[str]:
 
 
 def draw_videos(folder: Path) -> None:
-    """Write three short videos with a table, and their frames as one video with .eaf, .vtt, .srt."""
+    """Write three short videos with a table, and one long video with .eaf, .vtt, .srt."""
     (folder / "single").mkdir()
     (folder / "long").mkdir()
     noise = np.random.default_rng(0)

@@ -238,5 +238,7 @@ def test_no_text_is_lost_without_a_report(tmp_path, blocks, is_webvtt, gap):
     except AnnotationError:
         assert next(words) == 0
         return
-    reported = " ".join([*(s.text for s in found.segments), *(reason for _, reason in found.problems)])
+    reported = " ".join(
+        [*(s.text for s in found.segments), *(reason for _, reason in found.problems)]
+    )
     assert [word for word in range(next(words)) if f"w{word}." not in reported] == []
