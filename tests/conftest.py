@@ -1,4 +1,4 @@
-"""Settings for every test (CPU, shared compiled programs) and one finished run to read from."""
+"""Settings of all tests (CPU, shared compiled programs), and a finished run that tests read."""
 
 import dataclasses
 import fcntl
@@ -10,7 +10,7 @@ from pathlib import Path
 import hypothesis
 import pytest
 
-# The time of an example depends on how busy the machine is.
+# Examples have no deadline, because their times depend on the load of the machine.
 hypothesis.settings.register_profile(
     "any_machine", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
 )
@@ -20,14 +20,14 @@ pytest_plugins = ["tests.helpers.long_slice"]
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-# XLA's optimizations take longer than everything that the tests compute.
+# XLA's optimizations would take longer than all computations of the tests.
 os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "true")
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.2")
 
 
 @dataclasses.dataclass(frozen=True)
 class TinyRun:
-    """A finished run. Tests that write to its workdir copy it first."""
+    """A finished run. A test that writes to its workdir copies the workdir first."""
 
     source: Path  # clips.csv and videos/
     data_dir: Path
@@ -41,9 +41,9 @@ class TinyRun:
 
 @pytest.hookimpl(tryfirst=True)  # before xdist looks for groups
 def pytest_collection_modifyitems(items):
-    """Run the tests of a file, and those of the finished run, in one process each.
+    """Group the tests of each file, and all tests that use the finished run.
 
-    So each process compiles and trains once.
+    xdist runs a group in one process, so that programs are compiled and models trained only once.
     """
     for item in items:
         if "trained" in item.fixturenames and "server" not in item.fixturenames:
@@ -54,7 +54,7 @@ def pytest_collection_modifyitems(items):
 
 @pytest.fixture(autouse=True)
 def _no_run_log_left_behind():
-    """Remove a command's log handlers: the standard error they write to ends with the test."""
+    """Remove the log handlers of a command: the standard error that they use ends with the test."""
     yield
     root = logging.getLogger()
     for handler in list(root.handlers):
@@ -65,7 +65,10 @@ def _no_run_log_left_behind():
 
 @pytest.fixture(scope="session")
 def trained(tmp_path_factory) -> TinyRun:
-    """A tiny data set and a model trained on it by the commands; the first process creates it."""
+    """A tiny data set, and a model that the train command trained on it.
+
+    The first process of xdist creates both, and the others wait for it.
+    """
     from signvit_jax.commands import train
     from tests.helpers import tiny_run
 
@@ -92,6 +95,7 @@ def trained(tmp_path_factory) -> TinyRun:
 
 
 def _build(run: TinyRun) -> None:
+    """Draw the clips and build the data set; restore the SIGTERM handler, which build replaces."""
     from tests.helpers import tiny_run
     from tfds_builders import build
 
@@ -101,11 +105,11 @@ def _build(run: TinyRun) -> None:
         f"--videos={run.source / 'videos'}",
         "--workers=1",
     ]
-    before = signal.getsignal(signal.SIGTERM)
+    sigterm_handler = signal.getsignal(signal.SIGTERM)
     try:
         assert build.main(["video_folder", f"--data_dir={run.data_dir}", *options]) == 0
     finally:
-        signal.signal(signal.SIGTERM, before)
+        signal.signal(signal.SIGTERM, sigterm_handler)
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""The field's words, in American spelling, and docstrings that begin as the style asks."""
+"""Tests of the wording: the field's terms in American spelling, and how docstrings begin."""
 
 import ast
 import re
@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-# Names of earlier releases, and what they are called now.
+# Name of an earlier release -> the current name.
 NAMES = {
     "nothing_to_lose": "exit_immediately_on_signal",
     "steps_made_again": "steps_replayed",
@@ -38,6 +38,7 @@ NAMES = {
     "_Thinner": "_RateLimiter",
     "Footage": "VideoInput",
 }
+# Phrase that readers had to read twice -> words to use.
 PHRASES = {
     "made again": "recreated, repeated or replayed",
     "made anew": "recreated",
@@ -58,19 +59,20 @@ BRITISH = (
     r"|\bcentred?\b|\bgrey|licence|catalogue|artefact|favour"
 )
 ALLOWED = {"test_language.py"}
-# A docstring begins with a noun phrase or an imperative. A first word in -s is taken for a verb
-# ("Writes a file"), unless a word follows that only follows nouns ("Files of a run").
+# A docstring begins with a noun phrase or an imperative. A first word in -s counts as a verb
+# ("Writes a file"), unless the next word can only follow a noun ("Files of a run").
 NOUNS = "Batches|Clips|Corpus|Errors|Files|Frames|Parameters|Parts|Process|Programs|Scripts|Seconds"
 NOUNS += "|Splits|Sums|Tokens"
 AFTER_NOUNS = (
     "and|are|as|at|between|beyond|by|for|from|in|must|of|on|or|per|than|that|to|which|whose|with"
     "|without"
 )
-NOT_A_BEGINNING = rf"Whether\b|(?!({NOUNS})\b)[A-Z][a-z]+s,? (?!({AFTER_NOUNS})\b)"
-EARLIER_FLAG = "--licence"  # still taken for --license
+WRONG_BEGINNING = rf"Whether\b|(?!({NOUNS})\b)[A-Z][a-z]+s,? (?!({AFTER_NOUNS})\b)"
+EARLIER_FLAG = "--licence"  # still accepted in place of --license
 
 
 def texts(*suffixes: str) -> dict[str, str]:
+    """Return path -> text of the repository's files with these suffixes."""
     listed = subprocess.run(
         ["git", "ls-files", "-co", "--exclude-standard"], cwd=ROOT, capture_output=True, text=True
     )
@@ -100,10 +102,11 @@ def docstrings(path: str, text: str) -> list[tuple[str, str]]:
     ]
 
 
-def uses(pattern: str, found: dict[str, str]) -> list[str]:
+def lines_with(pattern: str, files: dict[str, str]) -> list[str]:
+    """Return "path:line: text" of each line of the files that contains the pattern."""
     return [
         f"{path}:{number}: {line.strip()[:90]}"
-        for path, text in found.items()
+        for path, text in files.items()
         for number, line in enumerate(text.splitlines(), 1)
         if re.search(pattern, line) and EARLIER_FLAG not in line
     ]
@@ -111,16 +114,17 @@ def uses(pattern: str, found: dict[str, str]) -> list[str]:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_names_of_earlier_releases_are_gone(name):
-    assert uses(rf"(?<![\w.]){name}\b", texts(".py")) == [], f"write {NAMES[name]}"
+    assert lines_with(rf"(?<![\w.]){name}\b", texts(".py")) == [], f"write {NAMES[name]}"
 
 
 @pytest.mark.parametrize("phrase", PHRASES)
 def test_private_phrases_are_not_used(phrase):
-    assert uses(rf"(?i)\b{phrase}\b", texts(".py", ".md", ".sh")) == [], f"write {PHRASES[phrase]}"
+    found = lines_with(rf"(?i)\b{phrase}\b", texts(".py", ".md", ".sh"))
+    assert found == [], f"write {PHRASES[phrase]}"
 
 
 def test_spelling_is_american():
-    assert uses(BRITISH, texts(".py", ".md", ".sh", ".yaml", ".toml")) == []
+    assert lines_with(BRITISH, texts(".py", ".md", ".sh", ".yaml", ".toml")) == []
 
 
 @pytest.mark.parametrize("folder", ["signvit_jax", "tfds_builders", "scripts"])
@@ -132,4 +136,6 @@ def test_docstrings_begin_with_a_noun_or_an_imperative(folder):
         for place, docstring in docstrings(path, text)
     ]
     assert len(found) > 20
-    assert [one for one in found if re.match(NOT_A_BEGINNING, one[1])] == []
+    assert [
+        (place, docstring) for place, docstring in found if re.match(WRONG_BEGINNING, docstring)
+    ] == []

@@ -1,4 +1,7 @@
-"""The map in ARCHITECTURE.md is the tree, and imports run down it."""
+"""Tests that ARCHITECTURE.md lists every module, and that folders import only from lower ones.
+
+A "room" is a folder of `signvit_jax/`; ARCHITECTURE.md lists the rooms from the top floor down.
+"""
 
 import ast
 import re
@@ -9,7 +12,7 @@ PACKAGE = ROOT / "signvit_jax"
 
 
 def rooms() -> dict[str, list[str]]:
-    """Modules by room, top floor first, as ARCHITECTURE.md lists them."""
+    """Return room -> modules as ARCHITECTURE.md lists them, the top floor first."""
     rows = re.findall(
         r"^\| `(\w+)/` \|[^|]*\|(.*)\|$", (ROOT / "ARCHITECTURE.md").read_text(), re.M
     )
@@ -17,6 +20,7 @@ def rooms() -> dict[str, list[str]]:
 
 
 def imported_rooms(path: Path) -> set[str]:
+    """Return the rooms from which a module imports."""
     found = set()
     for node in ast.walk(ast.parse(path.read_text())):
         if (
@@ -31,28 +35,28 @@ def imported_rooms(path: Path) -> set[str]:
 
 def test_the_map_lists_every_module():
     listed = {f"{room}/{module}" for room, modules in rooms().items() for module in modules}
-    there = {
+    existing = {
         str(path.relative_to(PACKAGE))
         for path in PACKAGE.glob("*/*.py")
         if path.name != "__init__.py"
     }
-    assert listed == there
+    assert listed == existing
 
 
 def test_rooms_import_only_from_rooms_below_them():
     order = list(rooms())
-    wrong = []
+    wrong_imports = []
     for path in PACKAGE.glob("*/*.py"):
         importing_room = order.index(path.parent.name)
-        wrong += [
+        wrong_imports += [
             f"{path} imports {room}/"
             for room in imported_rooms(path)
             if order.index(room) < importing_room
         ]
-    assert wrong == []
+    assert wrong_imports == []
 
 
-def test_builders_need_little_of_the_package():
+def test_builders_import_only_six_rooms():
     found = {
         room for path in (ROOT / "tfds_builders").glob("**/*.py") for room in imported_rooms(path)
     }

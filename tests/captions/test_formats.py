@@ -1,4 +1,4 @@
-"""Subtitle files, read back by FFmpeg's demuxers, pysubs2, and the json and csv modules."""
+"""Tests of subtitle files, read back by FFmpeg, pysubs2, and the json and csv modules."""
 
 import csv
 import html
@@ -33,7 +33,7 @@ durations = st.none() | st.floats(0, 20_000)
 
 
 def read_back(text, format):
-    """[(start, end, text)] in milliseconds, by FFmpeg."""
+    """Return (start, end, text) of each cue that FFmpeg reads, times in milliseconds."""
     demuxer = {"srt": "srt", "vtt": "webvtt"}[format]
     with av.open(io.BytesIO(text.encode()), format=demuxer) as file:
         packets = [packet for packet in file.demux() if packet.pts is not None]
@@ -48,6 +48,7 @@ def read_back(text, format):
 
 
 def from_json(text):
+    """Return (start, end, text) of each segment of a JSON file, times in milliseconds."""
     return [
         (round(s["start"] * 1000), round(s["end"] * 1000), s["text"])
         for s in json.loads(text)["segments"]
@@ -55,7 +56,7 @@ def from_json(text):
 
 
 def words(text):
-    """The visible words: without characters that are not printed."""
+    """Return the words of a text without its invisible characters."""
     return "".join(
         c for c in text if c.isspace() or c.isprintable() or c in "\u200b\ufeff\xad"
     ).split()
@@ -82,15 +83,15 @@ def test_cues_are_in_order_without_overlap_and_in_the_video(given_segments, dura
 def test_srt_and_vtt_read_by_ffmpeg_are_the_json_segments(format, given_segments, duration):
     text = write(given_segments, format, duration)
     expected = from_json(write(given_segments, "json", duration))
-    # A cue is one block: (number,) times, one line of text. So a text cannot begin a cue.
+    # A cue has a line of times and one line of text, so no text can look like a new cue.
     assert sum("-->" in line for line in text.split("\n")) == len(expected)
     if expected and all(line.isprintable() for *_, line in expected):
         if format == "srt":
-            expected = [(start, end, arrow_free(line)) for start, end, line in expected]
+            expected = [(start, end, shorten_arrows(line)) for start, end, line in expected]
         assert read_back(text, format) == expected
 
 
-# Texts without the characters that pysubs2 takes for markup, even in formats that have none.
+# pysubs2 takes some characters for markup even in formats without it; these texts have none.
 plain_texts = st.text(st.sampled_from("ab1 é明🤟.,?!'-:;()"), max_size=12)
 plain_segments = st.lists(st.builds(Segment, times, times, plain_texts), max_size=6)
 
@@ -109,7 +110,8 @@ def test_srt_and_vtt_read_by_pysubs2_are_the_json_segments(format, given_segment
     assert all(before.end <= after.start for before, after in itertools.pairwise(events))
 
 
-def arrow_free(line):
+def shorten_arrows(line):
+    """Return the line with "->" in place of "-->", which would mark a line of times."""
     while "-->" in line:
         line = line.replace("-->", "->")
     return line
@@ -135,7 +137,7 @@ def test_tsv_reads_back_as_the_json_segments(given_segments, duration):
 @settings(max_examples=100, deadline=None)
 @given(segments)
 def test_no_text_is_lost(given_segments):
-    # By character, because joined cues of an unspaced script have no space between them.
+    # Characters are compared: joined cues of an unspaced script have no space between words.
     written = sorted(
         character
         for *_, text in from_json(write(given_segments, "json"))
@@ -156,7 +158,7 @@ def test_cues_in_unspaced_scripts_are_joined_without_spaces():
 
 
 def written_words(text):
-    """The words of a text without control characters and lone surrogates."""
+    """Return the words of a text without control characters and lone surrogates."""
     kept = "".join(
         c
         for c in text
@@ -165,7 +167,7 @@ def written_words(text):
     return words(kept)
 
 
-def test_times_are_written_to_the_millisecond_hours_included():
+def test_times_are_written_with_hours_and_milliseconds():
     segments = [Segment(0.0004, 1.5, "first"), Segment(3725.0426, 3726.0, "second")]
     assert (
         write(segments, "srt")
@@ -209,7 +211,7 @@ def test_a_segment_beyond_the_end_is_moved_into_the_video():
     ]
 
 
-@pytest.mark.parametrize("format", [name for name in FORMATS if name != "eaf"])  # has the date
+@pytest.mark.parametrize("format", [name for name in FORMATS if name != "eaf"])  # .eaf has the date
 def test_segments_without_text_give_no_cue(format):
     silent = [Segment(0.0, 1.0, ""), Segment(1.0, 2.0, " \n\t\x00")]
     assert write(silent, format) == write([], format)

@@ -1,4 +1,4 @@
-"""Languages by name, tag and code."""
+"""Tests of languages by name, tag and three-letter code."""
 
 import pytest
 
@@ -26,9 +26,9 @@ def test_a_language_has_a_tag_and_a_code_of_mp4_files(language, tag, code):
 
 
 @pytest.mark.parametrize("text", ["german", "DE", "d", "de_CH", "de-", '"', "de\n"])
-def test_what_is_no_tag(text):
+def test_other_texts_are_no_tags(text):
     assert not is_tag(text)
 
 
-def test_a_models_card_tells_the_language_of_its_texts():
+def test_the_model_card_names_the_language_of_the_texts():
     assert tag_of_texts(load_model(MODEL)) == "en"

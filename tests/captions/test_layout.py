@@ -1,4 +1,4 @@
-"""Layouts, by properties that every caption must have and by a search of all schedules."""
+"""Tests of caption layouts: the limits of every cue, and a comparison with all schedules."""
 
 import dataclasses
 import itertools
@@ -47,21 +47,21 @@ def letters(text):
 @settings(max_examples=60, deadline=None)
 @given(segments, layouts, st.none() | st.floats(0.001, 120))
 @example([Segment(0.0, 0.004, "a b c d e f")], CaptionLayout(2, 1), 0.004)
-def test_every_cue_has_the_width_the_lines_and_the_times_of_its_layout(given_segments, layout, end):
+def test_every_cue_keeps_the_limits_of_its_layout(given_segments, layout, end):
     before = in_order(given_segments, end)
     cues, faults = lay_out(before, end, layout)
     assert letters("".join(cue.text for cue in cues)) == letters("".join(c.text for c in before))
     assert all(letters("".join(cue.lines)) == letters(cue.text) for cue in cues)
     assert all(0 < width(line) <= layout.max_line_width for cue in cues for line in cue.lines)
     assert all(0 <= cue.start < cue.end for cue in cues)
-    assert all(one.end <= other.start for one, other in itertools.pairwise(cues))
+    assert all(cue.end <= after.start for cue, after in itertools.pairwise(cues))
     if end is not None:
         assert all(cue.end <= end * 1000 for cue in cues)
     seconds = [(cue.end - cue.start) / 1000 for cue in cues]
     if layout.max_cue_seconds is not None:
-        # Seconds are floats: a billionth of one is not a longer cue.
+        # Tolerance for the rounding of floats.
         assert max(seconds, default=0.0) <= layout.max_cue_seconds + 1e-9
-    # What is not as the layout asks is counted.
+    # Every violation of the layout is counted.
     too_short = [s < (layout.min_cue_seconds or 0.0) - 1e-9 for s in seconds]
     speeds = [width(cue.text) / s for cue, s in zip(cues, seconds)]
     too_fast = [speed > (layout.max_reading_speed or math.inf) * (1 + 1e-9) for speed in speeds]
@@ -69,19 +69,19 @@ def test_every_cue_has_the_width_the_lines_and_the_times_of_its_layout(given_seg
     assert faults.cues == len(cues)
     assert (faults.too_short, faults.too_long) == (sum(too_short), sum(too_long))
     assert faults.too_fast == sum(too_fast)
-    # A cue is split unless there are fewer milliseconds than parts.
+    # A cue with too many lines is split, unless it has fewer milliseconds than parts.
     assert not any(too_long) or min(c.end - c.start for c in before) < 200
 
 
-def best_unmet(starts, needed, video_end):
-    """Whether some starts near the given ones leave each cue the milliseconds that it needs."""
-    reached = 0
+def can_schedule(starts, needed, video_end):
+    """Return whether each cue can start near its given start and last the needed milliseconds."""
+    previous_end = 0
     for start, need in zip(starts, needed):
-        begin = max(reached, start - MOST_EARLY, 0)
+        begin = max(previous_end, start - MOST_EARLY, 0)
         if begin > start + MOST_LATE:
             return False
-        reached = begin + need
-    return reached <= video_end
+        previous_end = begin + need
+    return previous_end <= video_end
 
 
 @settings(max_examples=100, deadline=None)
@@ -91,11 +91,13 @@ def best_unmet(starts, needed, video_end):
 )
 def test_cues_have_time_to_be_read_whenever_their_neighbors_can_make_room(given_cues, end):
     given_cues = sorted(dict(given_cues).items())
-    cues = in_order([Segment(s / 1000, s / 1000, "x" * n) for s, n in given_cues], end / 1000)
+    cues = in_order(
+        [Segment(ms / 1000, ms / 1000, "x" * length) for ms, length in given_cues], end / 1000
+    )
     layout = CaptionLayout(max_reading_speed=10)
     laid_out, faults = lay_out(cues, end / 1000, layout)
     needed = [layout.needed(cue.text) for cue in cues]
-    possible = best_unmet([cue.start for cue in cues], needed, end)
+    possible = can_schedule([cue.start for cue in cues], needed, end)
     assert (faults.too_fast == 0) == possible
     assert all(
         cue.start - MOST_EARLY <= after.start <= cue.start + MOST_LATE
@@ -103,7 +105,7 @@ def test_cues_have_time_to_be_read_whenever_their_neighbors_can_make_room(given_
     )
 
 
-def test_cues_with_time_enough_stay_where_they_are():
+def test_cues_with_enough_time_are_not_moved():
     cues = in_order([Segment(1.0, 3.0, "hello"), Segment(5.0, 9.0, "you there")], 20.0)
     laid_out, faults = lay_out(cues, 20.0, CaptionLayout(42, 2, 1.0, 7.0, 17))
     assert [(cue.start, cue.end) for cue in laid_out] == [(1000, 3000), (5000, 9000)]
@@ -134,25 +136,25 @@ def test_a_long_text_is_split_at_sentences_and_by_the_times_of_its_words():
         "and",
         "read.",
     ]
-    untimed = [dataclasses.replace(cues[0], words=())]
-    parts, _ = lay_out(untimed, 7.0, CaptionLayout(26, 1))
-    assert parts[0].end == round(7000 * 10 / 37)  # by length
+    without_word_times = [dataclasses.replace(cues[0], words=())]
+    parts, _ = lay_out(without_word_times, 7.0, CaptionLayout(26, 1))
+    assert parts[0].end == round(7000 * 10 / 37)  # the split is proportional to length
 
 
 @pytest.mark.parametrize(
     ("text", "most", "expected"),
     [
-        ("one two three four", 10, ["one two", "three four"]),  # not "three four" cut in two
+        ("one two three four", 10, ["one two", "three four"]),  # "three four" stays together
         ("aaaa bbbb cccc d", 14, ["aaaa bbbb", "cccc d"]),
-        ("abcd, ef ghijk", 9, ["abcd,", "ef ghijk"]),  # as good as "abcd, ef", and after a comma
+        ("abcd, ef ghijk", 9, ["abcd,", "ef ghijk"]),  # not after "ef": a comma is better
         ("今日は東京へ行きました。", 6, ["今日は東京へ", "行きました。"]),
         ("はい。そうです", 2, ["は", "い。", "そう", "です"]),  # no line begins with a full stop
-        ("「「「」」」", 4, ["「「「」", "」」"]),  # wider than a line: broken
+        ("「「「」」」", 4, ["「「「」", "」」"]),  # one unit, but wider than a line
         ("これ「本」です", 3, ["これ", "「本」", "です"]),  # no line ends with an opening mark
         ("« mot » et « non »", 8, ["« mot »", "et", "« non »"]),
     ],
 )
-def test_lines_break_as_the_script_has_it(text, most, expected):
+def test_lines_break_by_the_rules_of_their_script(text, most, expected):
     assert break_lines(units_of(pieces(text), most)[0], most) == expected
 
 
@@ -163,17 +165,19 @@ def test_no_other_breaks_need_fewer_lines(text, most):
     assume(len(units) <= 9)
     lines = break_lines(units, most)
 
-    def possible(count):
-        return any(
-            all(
-                width("".join(" " * (u.space and i > 0) + u.text for i, u in enumerate(units[a:b])))
-                <= most
-                for a, b in itertools.pairwise((0, *cuts, len(units)))
-            )
-            for cuts in itertools.combinations(range(1, len(units)), count - 1)
-        )
+    def fits(cuts):
+        """Return whether no line is too wide if the lines end before the units numbered `cuts`."""
+        for first, end in itertools.pairwise((0, *cuts, len(units))):
+            line = "".join(" " * unit.space + unit.text for unit in units[first:end])
+            if width(line.removeprefix(" ")) > most:
+                return False
+        return True
 
-    assert len(lines) == next(n for n in range(1, len(units) + 1) if possible(n))
+    def can_have_lines(count):
+        return any(map(fits, itertools.combinations(range(1, len(units)), count - 1)))
+
+    counts = range(1, len(units) + 1)
+    assert len(lines) == next(count for count in counts if can_have_lines(count))
 
 
 def test_right_to_left_lines_keep_their_direction():
@@ -182,7 +186,7 @@ def test_right_to_left_lines_keep_their_direction():
     (cue,) = captions.shown
     assert all(line[0] == line[-1] == RIGHT_TO_LEFT_MARK for line in cue.lines)
     assert " ".join(line.strip(RIGHT_TO_LEFT_MARK) for line in cue.lines) == text
-    # Without a layout files are as they were, and left-to-right text has no marks.
+    # Files without a layout and left-to-right texts have no direction marks.
     assert RIGHT_TO_LEFT_MARK not in Captions([Segment(0.0, 2.0, text)], 2.0).as_format("srt")
     plain = Captions([Segment(0.0, 2.0, "hello")], 2.0, layout=CaptionLayout(12))
     assert RIGHT_TO_LEFT_MARK not in plain.as_format("vtt")

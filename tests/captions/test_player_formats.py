@@ -1,4 +1,4 @@
-"""ASS, TTML, ELAN and laid out WebVTT, read back by programs of others."""
+"""Tests of ASS, TTML, ELAN and WebVTT with a layout, read back by other programs."""
 
 import html
 import io
@@ -37,7 +37,8 @@ LAYOUT = CaptionLayout(max_line_width=8, max_line_count=2, max_reading_speed=20)
 layouts = st.sampled_from([None, LAYOUT])
 
 
-def shown(captions):
+def cues_of(captions):
+    """Return (start, end, text) of each cue, times in ms; line breaks separate the lines."""
     return [
         (cue.start, cue.end, "\n".join(line.strip("\u200f") for line in cue.shown))
         for cue in captions.shown
@@ -49,13 +50,13 @@ def shown(captions):
 @example([Segment(0.0, 1.0, "a\\Nb {\\b1} c")], None)
 def test_ass_read_by_ffmpeg_shows_the_text(given_segments, layout):
     captions = Captions(given_segments, 60.0, layout=layout)
-    expected = [(start // 10 * 10, end // 10 * 10, text) for start, end, text in shown(captions)]
+    expected = [(start // 10 * 10, end // 10 * 10, text) for start, end, text in cues_of(captions)]
     with av.open(io.BytesIO(captions.as_format("ass").encode()), format="ass") as file:
         found = []
         for packet in file.demux():
             if packet.pts is None:
                 continue
-            # What FFmpeg writes in front of each text: order, layer, style, name, margins, effect.
+            # FFmpeg writes 8 fields before the text: order, layer, style, name, margins, effect.
             text = bytes(packet).decode().split(",", 8)[8]
             text = re.sub(r"\\([{}])", r"\1", text.replace("\\N", "\n")).replace("\u2060", "")
             start = packet.pts * packet.time_base * 1000
@@ -66,9 +67,9 @@ def test_ass_read_by_ffmpeg_shows_the_text(given_segments, layout):
                     text.replace("\u200f", ""),
                 )
             )
-    # Cues shorter than a hundredth of a second are dropped by the reader; nobody could see them.
-    long = [cue for cue in expected if cue[1] > cue[0]]
-    assert [cue for cue in found if cue[1] > cue[0]] == long
+    # ASS counts hundredths of a second, so FFmpeg drops shorter cues; nobody could see them.
+    long_enough = [cue for cue in expected if cue[1] > cue[0]]
+    assert [cue for cue in found if cue[1] > cue[0]] == long_enough
 
 
 def test_ass_read_by_pysubs2():
@@ -77,11 +78,11 @@ def test_ass_read_by_pysubs2():
     events = pysubs2.SSAFile.from_string(text, format_="ass").events
     assert [(e.start, e.end, e.plaintext) for e in events[:1]] == [(500, 1210, "Good\nday,")]
     assert events[-1].start == 3_725_040 and events[-1].plaintext == "bye"
-    assert all(one.end <= other.start for one, other in itertools.pairwise(events))
+    assert all(event.end <= after.start for event, after in itertools.pairwise(events))
 
 
 def lines_of(element):
-    """The text below an element of ttconv's model; Br is a line break."""
+    """Return the text of an element of ttconv's model, with a line break for each Br."""
     if isinstance(element, Text):
         return element.get_text()
     if isinstance(element, Br):
@@ -100,9 +101,9 @@ def test_ttml_read_by_ttconv_has_the_cues(given_segments, layout):
         for p in model.get_body().dfs_iterator()
         if isinstance(p, P)
     ]
-    expected = [(s, e, text.replace("\ufffe", "\ufffd")) for s, e, text in shown(captions)]
+    expected = [(s, e, text.replace("\ufffe", "\ufffd")) for s, e, text in cues_of(captions)]
     assert found == expected
-    assert all(isinstance(begin, Fraction | int) for begin, *_ in found)  # exact
+    assert all(isinstance(begin, Fraction | int) for begin, *_ in found)  # not floats
 
 
 def test_ttml_has_the_direction_of_the_text():
@@ -130,10 +131,11 @@ def test_vtt_read_by_webvtt_py_has_the_lines(given_segments):
     assert [
         (round(c.start_in_seconds * 1000) // 1000, html.unescape(c.raw_text).replace("\u200f", ""))
         for c in found
-    ] == [(start // 1000, text) for start, _, text in shown(captions)]
+    ] == [(start // 1000, text) for start, _, text in cues_of(captions)]
 
 
 def read_by_pympi(text, path):
+    """Write `text` to `path`; return pympi's object and the (start, end, text) of each tier."""
     path.write_text(text, encoding="utf-8")
     eaf = pympi.Elan.Eaf(str(path))
     return eaf, {
@@ -163,7 +165,7 @@ def test_eaf_read_by_pympi_and_by_our_builder(tmp_path):
     (linked,) = eaf.get_linked_files()
     assert linked["RELATIVE_MEDIA_URL"] == "../videos/my%20clip.mp4"
     ours = read_elan(tmp_path / "clip.eaf")
-    assert [(one.start, one.end, one.text) for one in ours.segments] == tiers["text"]
+    assert [(part.start, part.end, part.text) for part in ours.segments] == tiers["text"]
     assert ours.links[0].url == "../videos/my%20clip.mp4"
 
 
@@ -181,5 +183,5 @@ def test_eaf_annotations_are_the_cues(tmp_path_factory, word_times, given_segmen
     unwritable = re.compile("[\ufffe\uffff]")
     expected = [(c.start, c.end, unwritable.sub("\ufffd", c.text)) for c in captions.cues]
     assert [(s, e, text) for s, e, text, *_ in tiers["text"]] == expected
-    for one, other in itertools.pairwise(tiers.get("words", [])):
-        assert one[0] < one[1] <= other[0]
+    for word, next_word in itertools.pairwise(tiers.get("words", [])):
+        assert word[0] < word[1] <= next_word[0]

@@ -1,4 +1,4 @@
-"""Times of words: from CTC's words and glosses, and by length."""
+"""Tests of the times of words: from CTC's words and glosses, or proportional to word length."""
 
 import copy
 import json
@@ -20,6 +20,7 @@ def words(text):
 
 
 def times(found):
+    """Return (text, start in seconds, or None for a word without times) of each word."""
     return [(word.text, getattr(word, "start", None)) for word in found]
 
 
@@ -37,14 +38,16 @@ def test_the_lexicon_gives_words_the_times_of_their_glosses_in_any_order():
         (["I", "SEE"], ["i", "saw"]),
         (["SEE"], ["saw"]),
     ] * 5
-    # Keys of a lexicon have no case: `word_key`.
-    lexicon = learn_lexicon([([g.casefold() for g in glosses], ws) for glosses, ws in pairs])
+    # The keys of a lexicon are case-folded, as by `word_key`.
+    lexicon = learn_lexicon(
+        [([gloss.casefold() for gloss in glosses], texts) for glosses, texts in pairs]
+    )
     units = [TimedUnit("YESTERDAY", 0.3, 0.6), TimedUnit("I", 1, 1.2), TimedUnit("SEE", 2, 2.5)]
     found = with_times(words("I saw it yesterday."), units, lexicon)
     assert times(found) == [("I", 1), ("saw", 2), ("it", None), ("yesterday.", 0.3)]
 
 
-def test_of_equal_glosses_a_word_takes_the_nearest():
+def test_a_word_takes_the_nearest_of_equal_glosses():
     pairs = [(["see", "dog", "see"], ["saw", "dogs", "saw"]), (["dog"], ["dogs"])] * 5
     units = [TimedUnit("SEE", 0, 1), TimedUnit("DOG", 1, 2), TimedUnit("SEE", 2, 3)]
     found = with_times(words("saw dogs saw"), units, learn_lexicon(pairs))
@@ -67,7 +70,7 @@ starts = st.none() | st.floats(-1, 11)
 
 @settings(max_examples=60, deadline=None)
 @given(st.lists(starts, min_size=1, max_size=8))
-def test_begins_rise_and_times_lie_in_the_cue(given_starts):
+def test_words_begin_in_order_and_lie_within_their_cue(given_starts):
     timed = tuple(
         Word("abc", 1.0) if start is None else TimedWord("abc", 1.0, True, start, start + 0.5)
         for start in given_starts
@@ -78,15 +81,16 @@ def test_begins_rise_and_times_lie_in_the_cue(given_starts):
     spans = word_spans(cue)
     assert all(1000 <= span.start <= span.end <= 9000 for span in spans)
     assert [span.source == FROM_CTC for span in spans] == [s is not None for s in given_starts]
-    rising = [start for start in given_starts if start is not None]
-    if rising == sorted(rising) and given_starts[0] is None:  # then every sign begins its word
+    known_starts = [start for start in given_starts if start is not None]
+    # If the signs are in order, every signed word begins with its sign.
+    if known_starts == sorted(known_starts) and given_starts[0] is None:
         assert all(
             begin == span.start for begin, span in zip(begins, spans) if span.source == FROM_CTC
         )
 
 
-def test_a_timed_word_is_the_tuple_of_a_word_and_keeps_its_times_in_copies():
+def test_a_timed_word_equals_its_word_and_copies_keep_its_times():
     word = TimedWord("a", 0.5, False, 1.0, 2.0)
     assert word == Word("a", 0.5, False) and tuple(word) == ("a", 0.5, False)
-    for again in (copy.deepcopy(word), pickle.loads(pickle.dumps(word))):
-        assert (again, again.start, again.end) == (word, 1.0, 2.0)
+    for copied in (copy.deepcopy(word), pickle.loads(pickle.dumps(word))):
+        assert (copied, copied.start, copied.end) == (word, 1.0, 2.0)

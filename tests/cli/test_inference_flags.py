@@ -1,4 +1,4 @@
-"""The names that flags of commands offer, against what they name."""
+"""Tests that the choices of flags agree with what exists."""
 
 import pytest
 
@@ -9,7 +9,7 @@ from signvit_jax.decoding.decoders import DECODERS
 from signvit_jax.demo import command as demo
 
 
-def test_the_flags_offer_the_decoders_that_there_are():
+def test_the_flags_offer_exactly_the_existing_decoders():
     assert set(DECODER_NAMES) == DECODERS.keys()
     assert set(demo.DECODERS) <= set(DECODER_NAMES)
     assert set(DEFAULT_DECODERS) <= set(DECODER_NAMES)

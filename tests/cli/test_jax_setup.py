@@ -1,3 +1,5 @@
+"""Tests of the JAX settings that commands choose before they import JAX."""
+
 import os
 import subprocess
 import sys
@@ -41,7 +43,7 @@ def test_on_a_cpu_no_flag_is_set(environment):
     assert flags_after_set_up() == ["--some_flag=1"]
 
 
-def test_a_gpu_may_be_filled_unless_the_user_says_otherwise(environment):
+def test_92_percent_of_a_gpu_may_be_used_unless_the_user_sets_a_fraction(environment):
     environment.setenv("JAX_PLATFORMS", "cuda")
     environment.delenv("XLA_PYTHON_CLIENT_MEM_FRACTION", raising=False)
     set_up_jax()
@@ -51,7 +53,7 @@ def test_a_gpu_may_be_filled_unless_the_user_says_otherwise(environment):
     assert os.environ["XLA_PYTHON_CLIENT_MEM_FRACTION"] == "0.5"
 
 
-# JAX reports a plugin that it cannot use, and loads libtpu, unless it is told to use the CPU.
+# Unless JAX_PLATFORMS is "cpu", JAX reports plugins that it cannot use, and loads libtpu.
 PROGRAM = """
 import logging
 logging.basicConfig(level=logging.INFO)
@@ -63,13 +65,17 @@ print(jax.devices()[0].platform, jax.config.jax_platforms)
 
 
 def output_with_plugin(folder, plugin, libtpu=True):
-    """What the program prints where such packages are installed and no accelerator is."""
+    """Return the lines and errors that the program prints if these packages are installed.
+
+    `plugin`: the name of a JAX plugin; `libtpu`: whether there is a package libtpu. The machine has
+    no accelerator.
+    """
     package = folder / "jax_plugins" / plugin
     package.mkdir(parents=True)
     (package / "__init__.py").write_text(
         "def initialize():\n"
         "    import jax\n"
-        "    print('asked for devices' if jax.config.jax_platforms is None else 'left alone')\n"
+        "    print('initialized with jax_platforms', jax.config.jax_platforms)\n"
     )
     if libtpu:
         (folder / "libtpu").mkdir()
@@ -92,11 +98,11 @@ def output_with_plugin(folder, plugin, libtpu=True):
 @pytest.mark.skipif(has_accelerator(), reason="this machine has an accelerator")
 def test_packages_for_planning_change_nothing(tmp_path):
     printed, errors = output_with_plugin(tmp_path, "xla_cuda12")
-    assert "asked for devices" not in printed and "cpu cpu" in printed
+    assert "initialized with jax_platforms None" not in printed and "cpu cpu" in printed
     assert errors == ""
 
 
 @pytest.mark.skipif(has_accelerator(), reason="this machine has an accelerator")
-def test_plugins_for_other_devices_are_still_asked(tmp_path):
+def test_plugins_for_other_devices_are_still_initialized(tmp_path):
     printed, _ = output_with_plugin(tmp_path, "xla_rocm7", libtpu=False)
-    assert "asked for devices" in printed and "cpu None" in printed
+    assert "initialized with jax_platforms None" in printed and "cpu None" in printed

@@ -1,3 +1,5 @@
+"""Tests of finding the media files that a command line names, and of names for the outputs."""
+
 import os
 import time
 from pathlib import Path
@@ -68,10 +70,10 @@ def test_a_pattern_without_a_match_stays_in_the_list(folder):
 
 
 def test_an_existing_file_is_never_taken_for_a_pattern(folder):
-    odd = folder / "take[1].mp4"
-    odd.touch()
-    assert media_files([str(odd), str(folder / "notes.txt"), "missing.mp4"]) == [
-        odd,
+    file = folder / "take[1].mp4"
+    file.touch()
+    assert media_files([str(file), str(folder / "notes.txt"), "missing.mp4"]) == [
+        file,
         folder / "notes.txt",
         Path("missing.mp4"),
     ]
@@ -81,10 +83,10 @@ def test_unique_names_are_kept():
     assert output_names([Path("x/a.mp4"), Path("y/b.part1.mp4")]) == [Path("a"), Path("b.part1")]
 
 
-parts = st.lists(st.sampled_from(["a", "b", "..", "a_1", "a_mp4", "."]), max_size=3)
+folder_names = st.lists(st.sampled_from(["a", "b", "..", "a_1", "a_mp4", "."]), max_size=3)
 clips = st.builds(
     lambda folders, stem, suffix: Path(*folders, stem + suffix),
-    parts,
+    folder_names,
     st.sampled_from(["a", "a_1", "a_mp4", "b"]),
     st.sampled_from([".mp4", ".mov", ""]),
 )
@@ -104,7 +106,7 @@ def test_naming_ten_thousand_equal_names_is_fast():
     ] * 2000
     began = time.process_time()
     found = output_names(clips)
-    assert time.process_time() - began < 4  # what is quadratic takes a minute and more
+    assert time.process_time() - began < 4  # a quadratic algorithm takes more than a minute
     assert len(set(found)) == len(clips)
     assert [str(name) for name in found[:11]] == [
         *(f"day0/clip{number}" for number in range(10)),
@@ -116,10 +118,10 @@ def test_naming_ten_thousand_equal_names_is_fast():
 def test_an_unreadable_subfolder_stays_in_the_list(folder, monkeypatch):
     scan = os.scandir
 
-    def refused(path):
+    def refuse(path):
         if str(path).endswith("deep"):
             raise PermissionError(13, "Permission denied", str(path))
         return scan(path)
 
-    monkeypatch.setattr(os, "scandir", refused)
+    monkeypatch.setattr(os, "scandir", refuse)
     assert names(media_files([str(folder)]), folder) == ["a.MOV", "b.mp4", "deep"]

@@ -1,4 +1,4 @@
-"""Commands answer --help and wrong flags without loading JAX, and start from any folder."""
+"""Tests that commands answer --help and wrong flags without JAX, and start in any folder."""
 
 import subprocess
 import sys
@@ -23,7 +23,7 @@ COMMANDS = [
     "tfds_builders.build",
     "tfds_builders.check",
 ]
-SLOW = {
+LARGE_PACKAGES = {
     "jax",
     "jaxlib",
     "flax",
@@ -41,7 +41,7 @@ FOLDERS = ("signvit_jax", "tfds_builders", "configs", "scripts")
 
 
 def packages_after(command: str, *arguments: str) -> set[str]:
-    """Top-level packages that the process of a command has imported when it ends."""
+    """Return the top-level packages that a command's process has imported when it ends."""
     program = f"""if True:
         import atexit, runpy, sys
         def report():
@@ -64,19 +64,19 @@ def packages_after(command: str, *arguments: str) -> set[str]:
 @pytest.mark.parametrize("command", COMMANDS)
 def test_help_imports_no_large_package(command):
     imported = packages_after(command, "--help")
-    assert "argparse" in imported and imported.isdisjoint(SLOW), imported & SLOW
+    assert "argparse" in imported and imported.isdisjoint(LARGE_PACKAGES), imported & LARGE_PACKAGES
 
 
 @pytest.mark.parametrize("command", ["signvit_jax.eval", "signvit_jax.train"])
 def test_a_wrong_flag_imports_no_large_package(command):
-    assert packages_after(command, "--wrong").isdisjoint(SLOW)
+    assert packages_after(command, "--wrong").isdisjoint(LARGE_PACKAGES)
 
 
 def test_every_command_is_in_the_list():
-    shims = {path.stem for path in PACKAGE.glob("*.py") if "__main__" in path.read_text()}
-    shims -= {"__main__"}  # `signvit` itself
+    launchers = {path.stem for path in PACKAGE.glob("*.py") if "__main__" in path.read_text()}
+    launchers -= {"__main__"}  # `signvit` itself
     builders = {"tfds_builders.build", "tfds_builders.check"}
-    assert {f"signvit_jax.{name}" for name in shims} | builders == set(COMMANDS)
+    assert {f"signvit_jax.{name}" for name in launchers} | builders == set(COMMANDS)
 
 
 def test_every_command_has_a_module_of_its_own():
@@ -90,14 +90,14 @@ def test_every_command_has_a_module_of_its_own():
 
 
 def test_no_module_shadows_the_standard_library():
-    """A script finds modules of its own folder before those of the standard library."""
+    """A script imports a module of its own folder before one of the standard library."""
     modules = [path for folder in FOLDERS for path in (tiny_run.REPOSITORY / folder).rglob("*.py")]
     assert len(modules) > 100
     assert [str(path) for path in modules if path.stem in sys.stdlib_module_names] == []
 
 
-def test_the_standard_library_imports_from_our_folder():
-    """As for somebody who runs Python in that folder, or a file of it."""
+def test_the_standard_library_can_be_imported_in_the_package_folder():
+    """Users may run Python in the folder of the package, or run a file of it."""
     program = "import inspect, dataclasses; inspect.signature(print); print(inspect.__file__)"
     done = subprocess.run(
         [sys.executable, "-c", program], cwd=PACKAGE, capture_output=True, text=True, timeout=60

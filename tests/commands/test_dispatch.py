@@ -1,4 +1,4 @@
-"""`signvit COMMAND`: one program for all commands."""
+"""Tests of `signvit COMMAND`, one program for all commands."""
 
 import subprocess
 import sys
@@ -8,7 +8,7 @@ import pytest
 import signvit_jax
 from signvit_jax.commands import dispatch
 
-SLOW = "jax", "grain", "tensorflow_datasets", "matplotlib", "av"
+SLOW_PACKAGES = "jax", "grain", "tensorflow_datasets", "matplotlib", "av"
 
 
 def test_help_lists_every_command(capsys):
@@ -22,7 +22,7 @@ def test_the_version_is_that_of_the_package(capsys):
     assert capsys.readouterr().out == f"signvit-jax {signvit_jax.__version__}\n"
 
 
-def test_a_misspelled_command_is_answered_with_the_nearest(capsys):
+def test_a_misspelled_command_is_refused_with_the_nearest(capsys):
     assert dispatch.main(["trian"]) == 2
     assert "no command 'trian'; allowed: demo, record, build, " in (err := capsys.readouterr().err)
     assert err.endswith("configs; did you mean 'train'?\n")
@@ -31,11 +31,11 @@ def test_a_misspelled_command_is_answered_with_the_nearest(capsys):
 
 
 @pytest.mark.parametrize("name", dispatch.COMMANDS)
-def test_every_command_has_help_that_loads_nothing_slow(name):
+def test_help_of_every_command_imports_no_slow_package(name):
     program = (
         "import sys; from signvit_jax.commands.dispatch import main\n"
         f"try: main([{name!r}, '--help'])\n"
-        f"finally: print([package for package in {SLOW!r} if package in sys.modules])"
+        f"finally: print([package for package in {SLOW_PACKAGES!r} if package in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     *text, slow = done.stdout.splitlines()
@@ -53,6 +53,6 @@ def test_configs_shows_every_value_of_a_preset(capsys):
     assert '"batch_size"' in capsys.readouterr().out
 
 
-def test_a_dash_is_taken_as_an_underscore(capsys):
+def test_a_dash_in_a_command_counts_as_an_underscore(capsys):
     assert dispatch.main(["data-report", "--help"]) == 0
     assert capsys.readouterr().out.startswith("usage: signvit data_report")

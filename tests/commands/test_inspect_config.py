@@ -1,3 +1,5 @@
+"""Tests of `signvit inspect`: sizes of a config's model, without its data and weights."""
+
 import re
 import subprocess
 import sys
@@ -16,7 +18,7 @@ REPOSITORY = Path(__file__).parents[2]
 
 
 @pytest.fixture(autouse=True)
-def settings_as_they_were(tmp_path):
+def restore_jax_settings(tmp_path):
     with tiny_run.light_jax(tmp_path / "cache"):
         yield
 
@@ -26,13 +28,15 @@ def config(tmp_path):
     return tiny_run.write_config(tmp_path / "config.py", tmp_path / "no_data_here")
 
 
-def inspected(capsys, *arguments):
+def inspect(capsys, *arguments):
+    """Run the command; return its exit code, output and error output."""
     code = tiny_run.command(inspect_config.main, *arguments)
     printed = capsys.readouterr()
     return code, printed.out, printed.err
 
 
 def numbers(text, name):
+    """Return the numbers in the first line that begins with `name`."""
     line = next(line for line in text.splitlines() if line.strip().startswith(name))
     return [
         float(number.replace(",", ""))
@@ -42,7 +46,7 @@ def numbers(text, name):
 
 def test_a_config_is_described_without_data_or_training(config, capsys, tmp_path):
     before = set(tmp_path.rglob("*"))
-    code, printed, _ = inspected(capsys, f"--config={config}", "--vocab_size=40", "--text_length=8")
+    code, printed, _ = inspect(capsys, f"--config={config}", "--vocab_size=40", "--text_length=8")
     assert code == 0
     assert set(tmp_path.rglob("*")) - before <= {
         tmp_path / "cache",
@@ -71,9 +75,9 @@ def test_a_config_is_described_without_data_or_training(config, capsys, tmp_path
 
 def test_the_full_model_is_described_without_its_weights():
     config = load_config(str(REPOSITORY / "configs" / "reference.py"))
-    held = sum(array.nbytes for array in jax.live_arrays())
+    bytes_before = sum(array.nbytes for array in jax.live_arrays())
     printed = describe_run.describe(config, compiling=False)
-    assert sum(array.nbytes for array in jax.live_arrays()) - held < 10**6
+    assert sum(array.nbytes for array in jax.live_arrays()) - bytes_before < 10**6
     assert (
         numbers(printed, "total")[0] == 354_323_258
         and numbers(printed, "backbone")[0] == 303_301_632
@@ -84,7 +88,7 @@ def test_the_full_model_is_described_without_its_weights():
 
 @pytest.mark.long
 def test_a_larger_mesh_is_planned_on_virtual_devices(config):
-    """In a process of its own: the number of devices is settled at the first use of one."""
+    """Run in a new process: JAX fixes the number of devices when it is first used."""
     command = [
         sys.executable,
         "-m",
@@ -114,7 +118,7 @@ def test_a_larger_mesh_is_planned_on_virtual_devices(config):
 
 def test_glosses_have_a_separate_vocabulary(config, capsys):
     arguments = ["--no_compile", "--vocab_size=40", "--gloss_vocab_size=30"]
-    code, printed, _ = inspected(
+    code, printed, _ = inspect(
         capsys, f"--config={config}", *arguments, "--config.model.ctc.target=gloss"
     )
     assert code == 0
@@ -131,12 +135,12 @@ def test_glosses_have_a_separate_vocabulary(config, capsys):
     ],
 )
 def test_a_config_that_cannot_be_run_is_refused(config, capsys, arguments, words):
-    code, _, printed = inspected(capsys, f"--config={config}", "--no_compile", *arguments)
+    code, _, printed = inspect(capsys, f"--config={config}", "--no_compile", *arguments)
     assert code == 2 and words in printed
 
 
 def test_wrong_usage_is_refused(config, capsys):
-    code, _, printed = inspected(capsys, f"--config={config}", "--vocab_size=0")
+    code, _, printed = inspect(capsys, f"--config={config}", "--vocab_size=0")
     assert code == 2 and "allowed: an integer >= 1" in printed
 
 

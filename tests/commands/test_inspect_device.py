@@ -1,4 +1,4 @@
-"""`signvit inspect --device`: plans for accelerators, with a stand-in for XLA's compilers."""
+"""Tests of `signvit inspect --device`: plans for accelerators, without XLA's compilers."""
 
 import json
 
@@ -18,47 +18,48 @@ def config(tmp_path):
 
 @pytest.fixture
 def planned(monkeypatch):
-    """The requests that were made; each gets the plan of `answer`."""
-    asked = []
+    """The list of requests for plans; each gets a plan that fits."""
+    requests = []
 
-    def answer(config, request):
-        asked.append(request)
+    def make_plan(config, request):
+        requests.append(request)
         return plan(47.9, device=request.device, devices=request.devices)
 
-    monkeypatch.setattr(compile_elsewhere, "plan_elsewhere", answer)
+    monkeypatch.setattr(compile_elsewhere, "plan_elsewhere", make_plan)
     monkeypatch.setattr(compile_elsewhere, "check_packages", lambda device: None)
-    return asked
+    return requests
 
 
-def inspected(capsys, *arguments):
+def inspect(capsys, *arguments):
+    """Run the command; return its exit code, output and error output."""
     code = tiny_run.command(inspect_config.main, *arguments)
     printed = capsys.readouterr()
     return code, printed.out, printed.err
 
 
 def test_a_step_that_fits_is_reported(config, planned, capsys):
-    code, printed, progress = inspected(capsys, f"--config={config}", "--device=h100")
+    code, printed, progress = inspect(capsys, f"--config={config}", "--device=h100")
     assert code == 0 and "fits: 66%" in printed
     assert "compiling for 1 x NVIDIA H100" in progress
     assert [request.devices for request in planned] == [1]
 
 
-def test_as_many_devices_are_planned_as_the_mesh_asks_for(config, planned, capsys):
+def test_the_mesh_determines_the_number_of_planned_devices(config, planned, capsys):
     mesh = ["--config.mesh.fsdp=2", "--config.mesh.tensor=2", "--no_advice"]
-    inspected(capsys, f"--config={config}", "--device=v5e", *mesh)
-    inspected(capsys, f"--config={config}", "--device=v5e", *mesh, "--devices=8", "--memory=12.5")
+    inspect(capsys, f"--config={config}", "--device=v5e", *mesh)
+    inspect(capsys, f"--config={config}", "--device=v5e", *mesh, "--devices=8", "--memory=12.5")
     assert [request.devices for request in planned] == [4, 8]
     assert planned[1].memory_gib == 12.5 and planned[1].kind.usable == 12.5 * 2**30
 
 
 def test_all_devices_make_a_table(config, planned, capsys):
-    code, printed, _ = inspected(capsys, f"--config={config}", "--device=all")
+    code, printed, _ = inspect(capsys, f"--config={config}", "--device=all")
     names = [line.split()[0] for line in printed.splitlines()[2:]]
     assert code == 0 and names == ["h100", "a100_40", "a100_80", "v5e", "v5p", "v6e"]
 
 
 def test_plans_can_be_read_by_programs(config, planned, capsys):
-    code, printed, _ = inspected(capsys, f"--config={config}", "--device=all", "--json")
+    code, printed, _ = inspect(capsys, f"--config={config}", "--device=all", "--json")
     plans = [StepPlan.from_json(line) for line in printed.splitlines()]
     assert code == 0 and plans[0].request.device == "h100" and len(plans) == 6
     assert json.loads(printed.splitlines()[0])["total"] == plans[0].total
@@ -68,25 +69,23 @@ def test_a_step_that_does_not_fit_ends_with_advice_and_code_5(config, planned, c
     compiler = Compiler()
     monkeypatch.setattr(compile_elsewhere, "plan_elsewhere", lambda config, _: compiler(config))
     arguments = [f"--config={config}", "--device=h100", "--config.training.remat=dots"]
-    code, printed, _ = inspected(capsys, *arguments)
+    code, printed, _ = inspect(capsys, *arguments)
     assert code == 5
     assert "does not fit" in printed and "--config.training.remat=full" in printed
     compiler.asked.clear()
-    code, printed, _ = inspected(capsys, *arguments, "--no_advice")
+    code, printed, _ = inspect(capsys, *arguments, "--no_advice")
     assert code == 5 and len(compiler.asked) == 1 and "What to" not in printed
 
 
-def test_without_settings_that_fit_the_options_that_are_left_are_listed(
-    config, planned, capsys, monkeypatch
-):
+def test_remaining_options_are_listed_if_no_setting_fits(config, planned, capsys, monkeypatch):
     monkeypatch.setattr(compile_elsewhere, "plan_elsewhere", lambda *_: plan(900.0))
-    code, printed, _ = inspected(capsys, f"--config={config}", "--device=h100")
+    code, printed, _ = inspect(capsys, f"--config={config}", "--device=h100")
     assert code == 5 and "data.image_size" in printed
 
 
 def test_missing_packages_end_with_the_command_that_installs_them(config, capsys, monkeypatch):
     monkeypatch.setattr(compile_elsewhere, "_is_there", lambda module: False)
-    code, _, error = inspected(capsys, f"--config={config}", "--device=a100_80")
+    code, _, error = inspect(capsys, f"--config={config}", "--device=a100_80")
     assert code == 2 and "pip install" in error and "jax[cuda12-local,tpu]" in error
     assert "nvidia.cudnn not found" in error
 
@@ -105,5 +104,5 @@ def test_missing_packages_end_with_the_command_that_installs_them(config, capsys
 )
 def test_wrong_usage_is_refused(config, capsys, monkeypatch, arguments, words):
     monkeypatch.setattr(compile_elsewhere, "_is_there", lambda module: True)
-    code, _, error = inspected(capsys, f"--config={config}", *arguments)
+    code, _, error = inspect(capsys, f"--config={config}", *arguments)
     assert code == 2 and words in error

@@ -1,6 +1,6 @@
-"""`signvit record`: takes of a camera in a folder with a table.
+"""Tests of `signvit record`, which saves takes of a camera to a folder with a table.
 
-A file of known images and a clock that they drive stand for the camera; one test plays a real file.
+Known images and a clock that they advance replace the camera; one test plays a real file.
 """
 
 import csv
@@ -16,8 +16,8 @@ from tests.helpers.clip_makers import encode
 from tests.helpers.video_frames import read_video
 
 
-def moving(count: int) -> list[np.ndarray]:
-    """Images of a bright square that moves."""
+def moving_square(count: int) -> list[np.ndarray]:
+    """Return images of a bright square that moves."""
     images = np.full((count, 48, 64, 3), 30, np.uint8)
     for number, image in enumerate(images):
         image[10:30, number % 40 : number % 40 + 20] = 220
@@ -26,7 +26,7 @@ def moving(count: int) -> list[np.ndarray]:
 
 @pytest.fixture
 def camera(monkeypatch):
-    """A function that sets the images of the camera, and how many come a second."""
+    """A function that sets the images of the camera and its rate in images per second."""
     now = 0.0
 
     def use(images, rate=25.0):
@@ -42,7 +42,7 @@ def camera(monkeypatch):
         monkeypatch.setattr("signvit_jax.inference.frame_sources.open_live", open_live)
 
     monkeypatch.setattr(record, "time", types.SimpleNamespace(monotonic=lambda: now))
-    use(moving(250))
+    use(moving_square(250))
     return use
 
 
@@ -77,7 +77,7 @@ def test_a_second_recording_adds_takes(camera, tmp_path, capsys):
     assert "1 take recorded" in (shown := capsys.readouterr().out) and "2 takes of 1 text" in shown
 
 
-def test_of_ten_takes_eight_are_trained_on(camera, tmp_path):
+def test_eight_of_ten_takes_are_for_training(camera, tmp_path):
     output = tmp_path / "out"
     assert run(output, "--text=yes", "--takes=11", "--seconds=0.08") == 0
     splits = [row["split"] for row in rows(output)]
@@ -86,17 +86,17 @@ def test_of_ten_takes_eight_are_trained_on(camera, tmp_path):
     assert rows(output)[-1]["split"] == "test"
 
 
-def test_the_countdown_passes_before_a_take(camera, tmp_path, capsys):
+def test_a_take_begins_after_the_countdown(camera, tmp_path, capsys):
     output = tmp_path / "out"
     assert run(output, "--text=yes", "--takes=1", "--countdown=1") == 0
     lines = capsys.readouterr().err.splitlines()
     assert lines[:2] == ["take 1 of 1, 'yes' in 1", "take 1 of 1, 'yes': sign now"]
     first = read_video(output / "yes_01.mp4").frames[0]
-    assert int(first[20].mean(axis=1).argmax()) > 15  # the square has moved on for a second
+    assert int(first[20].mean(axis=1).argmax()) > 15  # the square has moved for a second
 
 
 def test_finished_takes_stay_if_the_source_ends(camera, tmp_path, capsys):
-    camera(moving(9))
+    camera(moving_square(9))
     assert run(tmp_path / "out", "--text=yes", "--takes=3") == 2
     assert [row["uid"] for row in rows(tmp_path / "out")] == ["yes_01"]
     assert sorted(os.listdir(tmp_path / "out")) == ["clips.csv", "yes_01.mp4"]
@@ -105,10 +105,7 @@ def test_finished_takes_stay_if_the_source_ends(camera, tmp_path, capsys):
 
 
 def test_finished_takes_stay_after_ctrl_c(camera, tmp_path, capsys, monkeypatch):
-    said = []
-
     def say(line):
-        said.append(line)
         if "take 2" in line and "now" in line:
             raise KeyboardInterrupt
 
@@ -119,10 +116,10 @@ def test_finished_takes_stay_after_ctrl_c(camera, tmp_path, capsys, monkeypatch)
 
 
 def test_an_interrupted_take_leaves_nothing(camera, tmp_path, capsys, monkeypatch):
-    def interrupted(self, seconds):
+    def interrupt(self, seconds):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("signvit_jax.media.takes.TakeWriter.finish", interrupted)
+    monkeypatch.setattr("signvit_jax.media.takes.TakeWriter.finish", interrupt)
     assert run(tmp_path / "out", "--text=yes") == 130
     assert os.listdir(tmp_path / "out") == []
     assert "no take was recorded" in capsys.readouterr().out
@@ -131,8 +128,8 @@ def test_an_interrupted_take_leaves_nothing(camera, tmp_path, capsys, monkeypatc
 def test_a_take_without_motion_or_images_is_reported(camera, tmp_path, capsys):
     camera([np.zeros((48, 64, 3), np.uint8)] * 20, rate=5)
     assert run(tmp_path / "out", "--text=yes", "--takes=1", "--seconds=1") == 0
-    told = capsys.readouterr().err
-    assert "only 5.0 images a second" in told and "nothing moves in it" in told
+    errors = capsys.readouterr().err
+    assert "only 5.0 images a second" in errors and "nothing moves in it" in errors
 
 
 @pytest.mark.parametrize(
@@ -146,12 +143,12 @@ def test_a_take_without_motion_or_images_is_reported(camera, tmp_path, capsys):
         (["--text=a", "--camera=http://host/stream"], "is an address"),
     ],
 )
-def test_what_cannot_be_recorded_is_refused(camera, tmp_path, capsys, flags, message):
+def test_invalid_flags_are_refused(camera, tmp_path, capsys, flags, message):
     assert run(tmp_path / "out", *flags) == 2
     assert message in capsys.readouterr().err and not (tmp_path / "out").exists()
 
 
-def test_a_camera_that_is_not_there_is_refused(tmp_path, capsys):
+def test_a_missing_camera_is_refused(tmp_path, capsys):
     assert run(tmp_path / "out", "--text=a", "--camera=/dev/none") == 2
     assert "camera /dev/none cannot be opened" in capsys.readouterr().err
     assert run(tmp_path / "out", "--text=a", f"--camera={tmp_path / 'none.mp4'}") != 0
@@ -161,8 +158,8 @@ def test_a_camera_that_is_not_there_is_refused(tmp_path, capsys):
 def test_takes_of_a_played_file_can_be_built(tmp_path, capsys):
     from tfds_builders.check import main as check
 
-    played = encode(tmp_path / "camera.mp4", moving(250), fps=25)
-    flags = ["--text=yes", "--text=<rest>", "--takes=1", f"--camera={played}"]
+    played_file = encode(tmp_path / "camera.mp4", moving_square(250), fps=25)
+    flags = ["--text=yes", "--text=<rest>", "--takes=1", f"--camera={played_file}"]
     assert run(tmp_path / "out", *flags) == 0
     assert read_video(tmp_path / "out" / "yes_01.mp4").frames.shape == (5, 48, 64, 3)
     capsys.readouterr()

@@ -1,4 +1,4 @@
-"""The list of all config keys is complete and can be printed."""
+"""Tests of the list of config keys: it is complete, and every key has a description."""
 
 import re
 from dataclasses import asdict

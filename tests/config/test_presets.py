@@ -1,4 +1,4 @@
-"""The presets, at full size and without memory: shapes only."""
+"""Tests of the presets at full size, with shapes only, so that no array is allocated."""
 
 import dataclasses
 import math
@@ -29,7 +29,7 @@ CONFIGS = sorted(
 
 
 def sizes(name: str, vocabulary: int) -> tuple[int, int]:
-    """(all parameters, those of the backbone)"""
+    """Return the number of all parameters and of those of the backbone."""
     model = abstract_model(load_config(str(CONFIGS[0].with_name(f"{name}.py"))), vocabulary)
     return count_parameters(model), count_parameters(model.encoder.backbone)
 
@@ -42,7 +42,7 @@ def test_every_config_loads_and_documents_its_command(path):
     assert len(path.read_text().splitlines()) < 110
 
 
-# Of configs that differ in sizes and data alone one is traced in the short suite.
+# Presets that differ from another one only in sizes and data are traced in the long suite only.
 _LONG = ("mobilenet_v3", "overfit_small", "quickstart", "signer", "dense_vit_100m")
 
 
@@ -54,7 +54,7 @@ _LONG = ("mobilenet_v3", "overfit_small", "quickstart", "signer", "dense_vit_100
     ],
 )
 def test_every_config_can_be_traced_for_a_gpu(monkeypatch, path):
-    """With the attention that 'auto' picks on an H100; JAX refuses shapes while it traces."""
+    """Trace with the attention that 'auto' chooses on an H100; JAX checks shapes while tracing."""
     config = with_ctc_target(dataclasses.replace(load_config(str(path)), mesh=MeshConfig()), "text")
     mesh = make_mesh(config.mesh)
     optimizer = make_optimizer(config.training, total_steps=1000)
@@ -71,12 +71,12 @@ def test_every_config_can_be_traced_for_a_gpu(monkeypatch, path):
     monkeypatch.setattr("signvit_jax.layers.attention.traced_device", lambda: h100)
     program = str(step.trace(state, batch).jaxpr)
     encoder = config.model.encoder
-    fuses = (
+    uses_fused_attention = (
         encoder.backbone == "dense_vit"
         and config.training.use_amp
         and encoder.attention_dropout == 0
     )
-    assert ("dot_product_attention_fwd" in program) == fuses
+    assert ("dot_product_attention_fwd" in program) == uses_fused_attention
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
@@ -116,8 +116,9 @@ def test_a_flat_start_outlasts_the_warm_up_at_useful_rates(path, clips):
     if not training.ctc_flat_start_steps:
         pytest.skip("no flat start")
     steps = num_epochs(training, clips) * math.ceil(clips / training.batch_size)
-    flat = with_flat_start(training, steps).ctc_flat_start_steps
-    assert flat >= min(2 * training.warmup_ratio * steps, steps)
+    flat_steps = with_flat_start(training, steps).ctc_flat_start_steps
+    assert flat_steps >= min(2 * training.warmup_ratio * steps, steps)
     rate = group_schedules(training, steps)["encoder"]
-    mean_rate = np.mean([float(rate(step)) for step in np.linspace(0, flat, 1001)])
-    assert flat * mean_rate >= 0.3  # 1.1 in `small`, which learns by its flat start
+    mean_rate = np.mean([float(rate(step)) for step in np.linspace(0, flat_steps, 1001)])
+    # `small`, which learns because of its flat start, has 1.1.
+    assert flat_steps * mean_rate >= 0.3

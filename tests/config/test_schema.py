@@ -1,4 +1,4 @@
-"""Config keys and values are checked, and messages name key, value and allowed values."""
+"""Tests of the checks of config keys and values: messages name key, value and allowed values."""
 
 from pathlib import Path
 
@@ -21,6 +21,7 @@ from signvit_jax.runtime.exit_codes import run_command
 
 
 def nested(key: str, value) -> dict:
+    """Return nested dictionaries with `value` at the dotted key."""
     for part in reversed(key.split(".")):
         value = {part: value}
     return value
@@ -80,7 +81,7 @@ def test_a_misspelled_key_is_refused_with_the_nearest(key, value, words):
         ("model.encoder", 3, "must be a group"),
     ],
 )
-def test_a_wrong_value_is_refused_with_the_allowed_ones(key, value, allowed):
+def test_a_wrong_value_is_refused_with_the_allowed_values(key, value, allowed):
     with pytest.raises(ConfigError) as error:
         from_mapping(nested(key, value))
     assert f"config.{key} is {value!r}" in str(error.value)
@@ -157,7 +158,7 @@ def test_a_wrong_value_is_refused_with_the_allowed_ones(key, value, allowed):
     ],
     ids=str,
 )
-def test_values_that_do_not_fit_together_are_refused(values, words):
+def test_conflicting_values_are_refused(values, words):
     with pytest.raises(ConfigError) as error:
         from_mapping(values)
     assert all(word in str(error.value) for word in words), str(error.value)
@@ -188,14 +189,15 @@ def test_overrides_get_the_type_of_their_key(tmp_path):
 
 @pytest.mark.parametrize("key", ["data.frame_buckets", "data.mean", "data.std"])
 @pytest.mark.parametrize(
-    ("text", "given"), [("4", (4,)), ("4,", (4,)), ("4,8", (4, 8)), ("[4, 8]", (4, 8)), ("()", ())]
+    ("text", "expected"),
+    [("4", (4,)), ("4,", (4,)), ("4,8", (4, 8)), ("[4, 8]", (4, 8)), ("()", ())],
 )
-def test_a_list_is_set_by_one_number_or_by_several(monkeypatch, key, text, given):
-    built = []
-    monkeypatch.setattr(files, "from_mapping", built.append)
+def test_a_list_is_set_by_one_number_or_by_several(monkeypatch, key, text, expected):
+    mappings = []
+    monkeypatch.setattr(files, "from_mapping", mappings.append)
     load_config("small", [(key, text)])
     group, name = key.split(".")
-    assert built[0][group][name] in (given, list(given))
+    assert mappings[0][group][name] in (expected, list(expected))
 
 
 def test_one_frame_bucket_is_enough():
@@ -216,7 +218,7 @@ def test_a_list_of_something_else_is_refused(text):
         ("model.encoder", "group of keys"),
     ],
 )
-def test_an_override_of_no_value_is_refused(tmp_path, key, words):
+def test_an_override_of_an_unknown_key_or_a_group_is_refused(tmp_path, key, words):
     file = tmp_path / "c.py"
     file.write_text("def get_config():\n    return {}\n")
     with pytest.raises(ConfigError, match=words):
@@ -232,7 +234,7 @@ def test_an_override_of_no_value_is_refused(tmp_path, key, words):
         ({"data": {"name": "a"}}, "data.name.part", r"unknown key config\.data\.name\.part"),
     ],
 )
-def test_an_override_in_what_is_no_group_is_refused(tmp_path, values, key, words):
+def test_an_override_below_a_key_that_is_no_group_is_refused(tmp_path, values, key, words):
     file = tmp_path / "c.py"
     file.write_text(f"def get_config():\n    return {values!r}\n")
     with pytest.raises(ConfigError, match=words):
@@ -255,7 +257,7 @@ def test_a_file_that_is_not_a_config_is_refused_by_name(tmp_path, content):
         load_config(str(file))
 
 
-def test_a_misspelled_override_is_exit_2_before_a_workdir_exists(tmp_path, capsys):
+def test_a_misspelled_override_exits_with_2_before_a_workdir_is_created(tmp_path, capsys):
     quickstart = Path(__file__).parents[2] / "configs" / "quickstart.py"
     arguments = [
         f"--config={quickstart}",
@@ -277,15 +279,15 @@ def test_a_missing_file_is_refused_by_name():
 
 
 def test_a_shared_config_has_no_path_in_any_key():
-    mine = {
+    local = {
         "data": {"data_dir": "/home/me/data", "num_frames": 9},
         "model": {"encoder": {"pretrained": "/home/me/vit.npz"}},
         "training": {"distillation": {"teacher": "/home/me/teacher"}},
         "tokenizer": {"name": "bert", "vocab_file": "/home/me/vocab.txt"},
     }
-    shared = without_local_paths(from_mapping(mine))
-    wanted = {"data": {"num_frames": 9}, "tokenizer": {"name": "bert", "vocab_file": "vocab.txt"}}
-    assert shared == from_mapping(wanted)
+    shared = without_local_paths(from_mapping(local))
+    expected = {"data": {"num_frames": 9}, "tokenizer": {"name": "bert", "vocab_file": "vocab.txt"}}
+    assert shared == from_mapping(expected)
     assert from_json(to_json(shared)) == shared
 
 

@@ -1,3 +1,5 @@
+"""Tests of the named ViT sizes."""
+
 import dataclasses
 
 import pytest
@@ -10,16 +12,16 @@ from tests.helpers import tiny_model
 
 
 def parameters(variant: str) -> int:
-    """Parameters of the backbone for images of 224 x 224."""
-    tiny = tiny_model.config(data__image_size=224)
-    encoder = dataclasses.replace(tiny.model.encoder, **vit(variant))
-    tiny = dataclasses.replace(tiny, model=dataclasses.replace(tiny.model, encoder=encoder))
-    return count_parameters(abstract_model(tiny, tiny_model.VOCABULARY).encoder.backbone)
+    """Return the number of parameters of the backbone for images of 224 x 224."""
+    config = tiny_model.config(data__image_size=224)
+    encoder = dataclasses.replace(config.model.encoder, **vit(variant))
+    config = dataclasses.replace(config, model=dataclasses.replace(config.model, encoder=encoder))
+    return count_parameters(abstract_model(config, tiny_model.VOCABULARY).encoder.backbone)
 
 
 @pytest.mark.parametrize(
     ("variant", "expected"),
-    # timm's vit_*_patch*_224 with num_classes=0
+    # The numbers are those of timm's vit_*_patch*_224 with num_classes=0.
     [
         ("Ti/16", 5_524_416),
         ("S/16", 21_665_664),
@@ -37,6 +39,6 @@ def test_the_default_encoder_is_vit_l_16():
 
 
 @pytest.mark.parametrize("variant", ["XL/16", "L", "L/0", "L/16/2", ""])
-def test_an_unknown_variant_is_refused_with_the_known_ones(variant):
+def test_an_unknown_variant_is_refused_with_a_list_of_variants(variant):
     with pytest.raises(ConfigError, match=r"Ti, S, B, L, H"):
         vit(variant)

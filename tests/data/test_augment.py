@@ -1,4 +1,4 @@
-"""Decoding and augmentation, compared with Pillow."""
+"""Tests of decoding and augmentation, compared with Pillow."""
 
 import io
 
@@ -31,6 +31,7 @@ STRONG = AugmentConfig(
 
 
 def smooth_image(height: int, width: int, seed: int = 0) -> np.ndarray:
+    """Return a random image without sharp edges, uint8 (h, w, 3)."""
     coarse = np.random.default_rng(seed).integers(70, 186, (3, 3, 3), dtype=np.uint8)
     return np.asarray(Image.fromarray(coarse).resize((width, height), Image.BICUBIC))
 
@@ -40,6 +41,7 @@ def pillow(data: bytes) -> Image.Image:
 
 
 def difference(a, b) -> float:
+    """Return the mean absolute difference of two images, in gray levels."""
     return float(np.abs(np.asarray(a).astype(float) - np.asarray(b).astype(float)).mean())
 
 
@@ -53,7 +55,7 @@ def test_a_frame_of_the_right_size_is_only_decoded():
 
 
 def test_a_gray_frame_equals_that_of_pillow():
-    """There is no chroma to interpolate."""
+    """The levels are exact, since a gray image has no chroma to interpolate."""
     gray = jpeg(np.tile(np.arange(64, dtype=np.uint8)[:, None, None] * 2 + 60, (1, 64, 3)))
     frame = decode_clip([gray], 64, "squash")[0].astype(int)
     assert np.abs(frame - np.asarray(pillow(gray))).max() <= 1
@@ -185,7 +187,7 @@ def test_every_chroma_layout_and_gray_jpegs_decode(subsampling, augmentation):
 
 
 @pytest.mark.parametrize("size", [17, 48, 63])
-def test_odd_sizes_are_exact(size):
+def test_frames_have_the_requested_odd_size(size):
     assert decode_clip(
         [jpeg(smooth_image(50, 51))], size, "squash", ClipAugmentation(angle=0.1)
     ).shape == (1, size, size, 3)
@@ -262,7 +264,7 @@ GEOMETRY = {
 
 
 def frame_with_dots(width: int, height: int, dots: np.ndarray) -> bytes:
-    """A dark frame with a red dot at the first place and a green one at the second."""
+    """Return a JPEG of a dark frame with a red dot at dots[0] and a green one at dots[1]."""
     y, x = np.mgrid[:height, :width] + 0.5
     image = np.zeros((height, width, 3), np.uint8)
     for channel, (column, row) in enumerate(dots):
@@ -271,14 +273,14 @@ def frame_with_dots(width: int, height: int, dots: np.ndarray) -> bytes:
     return jpeg(image, subsampling=0)
 
 
-def dot_places(frame: np.ndarray) -> np.ndarray:
-    """The middle of each dot as shares of the sides, (x, y)."""
+def dot_centers(frame: np.ndarray) -> np.ndarray:
+    """Return the center of each dot as (x, y), both as fractions of the sides."""
     y, x = (np.mgrid[: len(frame), : len(frame)] + 0.5) / len(frame)
     lit = np.maximum(frame.astype(float) - frame.max(axis=-1, keepdims=True) / 2 - 25, 0)
     return np.array(
         [
             [(x * dot).sum() / dot.sum(), (y * dot).sum() / dot.sum()]
-            for dot in lit[..., :2].T.swapaxes(1, 2)
+            for dot in (lit[..., 0], lit[..., 1])
         ]
     )
 
@@ -286,22 +288,22 @@ def dot_places(frame: np.ndarray) -> np.ndarray:
 @pytest.mark.parametrize("augmentation", GEOMETRY.values(), ids=GEOMETRY)
 @pytest.mark.parametrize("fit", ["squash", "pad", "crop"])
 @pytest.mark.parametrize(("shape", "size"), [((120, 90), 64), ((90, 120), 63), ((64, 64), 33)])
-def test_keypoints_are_where_the_pixels_are_moved(shape, size, fit, augmentation):
+def test_keypoints_move_like_the_pixels(shape, size, fit, augmentation):
     dots = np.array([[0.4, 0.55], [0.62, 0.4]])
     data = frame_with_dots(*shape, dots)
     assert jpeg_shape(data) == shape
     (frame,) = decode_clip([data], size, fit, augmentation)
     stored = np.concatenate([dots, np.ones((2, 1))], axis=1)[None].astype(np.float16)
     (moved,) = augment_keypoints(stored, shape, size, fit, augmentation, SIDES.mirrored)
-    if augmentation.mirror:  # the red dot was the left hand, and looks like a right one now
+    if augmentation.mirror:  # the red dot was the left hand and is now the right one
         moved = moved[::-1]
     assert moved[:, 2].tolist() == [1.0, 1.0]
-    assert np.abs(moved[:, :2] - dot_places(frame)).max() * size < 0.6
+    assert np.abs(moved[:, :2] - dot_centers(frame)).max() * size < 0.6
 
 
 def test_unknown_keypoints_stay_zeros():
     stored = np.zeros((2, 2, 3), np.float16)
     stored[1, 0] = 0.5, 0.5, 0.25
     moved = augment_keypoints(stored, (90, 60), 64, "pad", GEOMETRY["all"], SIDES.mirrored)
-    assert not moved[0].any() and not moved[1, 0].any()  # mirrored: the other hand is known now
+    assert not moved[0].any() and not moved[1, 0].any()  # mirroring swaps the hands
     assert moved[1, 1, 2] == 0.25 and moved[1, 1, :2].all()

@@ -1,4 +1,4 @@
-"""Reading a built data set: records, index, identity, and errors that say what to do."""
+"""Tests of reading a built data set: records, index, identity, and errors that name the remedy."""
 
 import dataclasses
 import json
@@ -50,7 +50,7 @@ def test_records_are_read_as_they_were_written(built):
     assert [split[i] for i in range(len(split))] == RECORDS
 
 
-def test_the_index_is_made_from_the_records_and_saved(data_dir):
+def test_the_index_is_created_from_the_records_and_saved(data_dir):
     split = open_dataset(data_dir, "toy").split("train")
     expected = [
         schema.IndexEntry(
@@ -65,28 +65,28 @@ def test_the_index_is_made_from_the_records_and_saved(data_dir):
 def test_an_index_is_used_if_it_agrees_with_the_records(data_dir):
     folder = data_dir / "toy/1.0.0"
     true_index = open_dataset(data_dir, "toy").split("train").index
-    marked = [
+    other_index = [
         dataclasses.replace(entry, signer="marked" if i == 1 else "")
         for i, entry in enumerate(true_index)
     ]
-    schema.write_index(folder, "train", marked)
-    assert open_dataset(data_dir, "toy").split("train").index == marked
-    others = [dataclasses.replace(true_index[0], text="other"), *true_index[1:]]
-    for stale in (marked[:-1], [marked[1], *marked[1:]], [], others):
+    schema.write_index(folder, "train", other_index)
+    assert open_dataset(data_dir, "toy").split("train").index == other_index
+    other_text = [dataclasses.replace(true_index[0], text="other"), *true_index[1:]]
+    for stale in (other_index[:-1], [other_index[1], *other_index[1:]], [], other_text):
         schema.write_index(folder, "train", stale)
         assert open_dataset(data_dir, "toy").split("train").index == true_index
 
 
 @pytest.mark.parametrize("earlier_release", [False, True])
 @pytest.mark.parametrize(
-    ("was", "is_now"),
+    ("old", "new"),
     [(b"text 2", b"text 9"), (b'"num_frames": 3', b'"num_frames": 4'), (b"G4", b"G5")],
 )
-def test_an_altered_index_is_replaced(data_dir, caplog, earlier_release, was, is_now):
+def test_an_altered_index_is_replaced(data_dir, caplog, earlier_release, old, new):
     folder = data_dir / "toy/1.0.0"
     true_index = open_dataset(data_dir, "toy").split("train").index
     path = schema.index_path(folder, "train")
-    path.write_bytes(path.read_bytes().replace(was, is_now, 1))
+    path.write_bytes(path.read_bytes().replace(old, new, 1))
     if earlier_release:
         (folder / "train.index.sha256").unlink(missing_ok=True)
     assert open_dataset(data_dir, "toy").split("train").index == true_index
@@ -101,24 +101,22 @@ def test_an_index_without_digest_is_compared_and_gets_one(data_dir, monkeypatch,
     digest = folder / "train.index.sha256"
     digest.unlink()
     monkeypatch.setattr(dataset, "_NUM_COMPARED_WITHOUT_DIGEST", 4)
-    read = []
-    monkeypatch.setattr(
-        dataset.Split,
-        "__getitem__",
-        lambda split, i, get=dataset.Split.__getitem__: read.append(i) or get(split, i),
-    )
+    records_read = []
+    read_record = dataset.Split.__getitem__
+
+    def count_read(split, i):
+        records_read.append(i)
+        return read_record(split, i)
+
+    monkeypatch.setattr(dataset.Split, "__getitem__", count_read)
     assert open_dataset(data_dir, "toy").split("train").index == true_index
-    assert sorted(read) == [0, 2, 4, 6]
+    assert sorted(records_read) == [0, 2, 4, 6]
     assert "4 of its 7 entries were compared with the records" in caplog.text
-    assert (
-        subprocess.run(
-            ["sha256sum", "--check", "--status", digest.name], cwd=folder, check=False
-        ).returncode
-        == 0
-    )
-    read.clear()
+    check = ["sha256sum", "--check", "--status", digest.name]
+    assert subprocess.run(check, cwd=folder, check=False).returncode == 0
+    records_read.clear()
     assert open_dataset(data_dir, "toy").split("train").index == true_index
-    assert sorted(read) == [0, 3, 6]
+    assert sorted(records_read) == [0, 3, 6]
 
 
 def test_an_index_without_digest_in_a_read_only_folder_is_used(data_dir, monkeypatch):
@@ -165,12 +163,12 @@ def test_identity_changes_with_frames_splits_and_options(tmp_path, data_dir):
     first = identity("a", test=RECORDS[:2])
     assert json.loads(json.dumps(first)) == first == identity("b", test=RECORDS[:2])
     assert first["splits"].keys() == {"train", "test"} and first["splits"]["train"]["clips"] == 7
-    softer = [
+    recompressed = [
         RECORDS[0] | {"video": [toy_dataset.jpeg(np.full((16, 16, 3), 8, np.uint8), quality=20)]},
         *RECORDS[1:],
     ]
     for other in (
-        identity("c", softer, test=RECORDS[:2]),
+        identity("c", recompressed, test=RECORDS[:2]),
         identity("d", test=[RECORDS[1], RECORDS[0]]),
         identity("e", validation=RECORDS[:2]),
         identity("f", [RECORDS[0] | {"signer": "Ann"}, *RECORDS[1:]], test=RECORDS[:2]),
@@ -186,7 +184,7 @@ def test_identity_changes_with_frames_splits_and_options(tmp_path, data_dir):
 
 
 def test_identity_does_not_depend_on_where_the_index_is_from(tmp_path):
-    """A builder writes rates in double precision, a record has single precision."""
+    """The index of a builder has frame rates in double precision, a record in single precision."""
     folder = toy_dataset.write(tmp_path / "a", train=[record("a", 3, fps=24000 / 1001)])
     assert open_dataset(tmp_path / "a", "toy").split("train").index[0].fps != 24000 / 1001
     first = open_dataset(tmp_path / "a", "toy").identity()
@@ -201,9 +199,9 @@ def test_identity_does_not_depend_on_where_the_index_is_from(tmp_path):
 def test_a_pickled_split_has_no_index(built):
     split = open_dataset(built, "toy").split("train")
     assert split.index
-    small = pickle.dumps(split)
-    assert b"clip-3" not in small
-    assert pickle.loads(small)[3] == RECORDS[3]
+    pickled = pickle.dumps(split)
+    assert b"clip-3" not in pickled
+    assert pickle.loads(pickled)[3] == RECORDS[3]
 
 
 def test_the_newest_version_is_opened(data_dir):
@@ -265,7 +263,7 @@ def test_the_error_of_another_schema_names_what_is_missing(data_dir):
 
 
 def test_a_damaged_record_is_named(data_dir):
-    open_dataset(data_dir, "toy").split("train").index  # noqa: B018 (makes the index)
+    open_dataset(data_dir, "toy").split("train").index  # noqa: B018 (creates the index)
     (shard,) = (data_dir / "toy/1.0.0").glob("toy-train*")
     size = shard.stat().st_size
     with shard.open("r+b") as file:  # the first record's chunk follows the file header
@@ -285,13 +283,13 @@ def test_a_record_number_out_of_range_is_an_index_error(built, i):
 
 def test_a_subset_is_evenly_spaced_over_the_split(built):
     split = open_dataset(built, "toy").split("train")
-    some = pickle.loads(pickle.dumps(split.spread(3)))
+    subset = pickle.loads(pickle.dumps(split.spread(3)))
     assert (
-        [record["id"] for record in some]
+        [record["id"] for record in subset]
         == ["clip-0", "clip-2", "clip-4"]
         == [entry.id for entry in split.spread(3).index]
     )
-    assert (some.name, len(some)) == ("train", 3)
+    assert (subset.name, len(subset)) == ("train", 3)
     assert split.spread(7) is split and split.spread(99) is split
 
 
@@ -318,9 +316,9 @@ def test_the_index_says_in_how_many_frames_points_are_known(keypoint_data):
     folder, _ = keypoint_data
     split = open_dataset(folder, "toy").split("train")
     assert [entry.keypoints for entry in split.index] == [0.75, 0.0]
-    again = open_dataset(folder, "toy").split("train")
-    assert schema.read_index(again.folder, "train") == again.index == split.index
-    assert again.digest == split.digest
+    reopened = open_dataset(folder, "toy").split("train")
+    assert schema.read_index(reopened.folder, "train") == reopened.index == split.index
+    assert reopened.digest == split.digest
 
 
 def test_a_data_set_without_keypoints_has_the_earlier_index(built):

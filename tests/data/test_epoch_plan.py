@@ -1,4 +1,4 @@
-"""The plan of an epoch: every clip once, few shapes, deterministic order."""
+"""Tests of the plan of an epoch: every clip once, few shapes, a deterministic order."""
 
 import numpy as np
 import pytest
@@ -7,40 +7,40 @@ from hypothesis import strategies as st
 
 from signvit_jax.data.epoch_plan import assign_buckets, plan_epoch, steps_per_epoch
 
-BUCKETS = st.lists(st.integers(0, 3), min_size=1, max_size=60).map(np.array)
+BUCKETS_OF_CLIPS = st.lists(st.integers(0, 3), min_size=1, max_size=60).map(np.array)
 
 
-@given(BUCKETS, st.integers(1, 9), st.integers(0, 5), st.booleans())
+@given(BUCKETS_OF_CLIPS, st.integers(1, 9), st.integers(0, 5), st.booleans())
 def test_each_epoch_has_every_example_once(bucket_of, batch_size, epoch, shuffle):
     plan = plan_epoch(bucket_of, batch_size, seed=3, epoch=epoch, shuffle=shuffle)
     assert plan.examples.shape == (steps_per_epoch(len(bucket_of), batch_size), batch_size)
     assert sorted(plan.examples[plan.examples >= 0]) == list(range(len(bucket_of)))
 
 
-@given(BUCKETS, st.integers(1, 9), st.booleans())
+@given(BUCKETS_OF_CLIPS, st.integers(1, 9), st.booleans())
 def test_only_leftover_clips_move_to_a_longer_bucket(bucket_of, batch_size, shuffle):
     plan = plan_epoch(bucket_of, batch_size, seed=3, epoch=1, shuffle=shuffle)
     moved = 0
     for row, bucket in zip(plan.examples, plan.buckets, strict=True):
-        own = bucket_of[row[row >= 0]]
-        assert (own <= bucket).all()
-        moved += (own < bucket).sum()
+        clip_buckets = bucket_of[row[row >= 0]]
+        assert (clip_buckets <= bucket).all()
+        moved += (clip_buckets < bucket).sum()
     assert moved <= (batch_size - 1) * len(np.unique(bucket_of))
 
 
-@given(BUCKETS, st.integers(1, 9))
+@given(BUCKETS_OF_CLIPS, st.integers(1, 9))
 def test_at_most_one_batch_has_padding_rows(bucket_of, batch_size):
     plan = plan_epoch(bucket_of, batch_size, seed=0, epoch=0, shuffle=True)
     assert ((plan.examples < 0).any(axis=1)).sum() == (len(bucket_of) % batch_size > 0)
 
 
-@given(BUCKETS, st.integers(1, 9))
+@given(BUCKETS_OF_CLIPS, st.integers(1, 9))
 def test_every_epoch_has_the_same_shapes(bucket_of, batch_size):
     first, later = (plan_epoch(bucket_of, batch_size, 0, epoch, True).buckets for epoch in (0, 7))
     assert sorted(first) == sorted(later)
 
 
-def test_plans_depend_on_epoch_and_seed_alone():
+def test_plans_depend_only_on_epoch_and_seed():
     bucket_of = np.zeros(100, int)
     plans = [
         plan_epoch(bucket_of, 8, seed, epoch, True).examples.tolist()

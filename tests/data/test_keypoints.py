@@ -1,4 +1,4 @@
-"""Layouts of keypoints, and what is stored of a point that is not known."""
+"""Tests of keypoint layouts, and of the stored values of unknown points."""
 
 import numpy as np
 import pytest
@@ -17,7 +17,7 @@ from signvit_jax.data.keypoints import (
 def test_a_mirrored_body_has_its_sides_swapped():
     layout = MEDIAPIPE_POSE
     assert len(layout.points) == 33
-    # Numbers as in MediaPipe's own documentation of its pose landmarks.
+    # The numbers are from MediaPipe's documentation of its pose landmarks.
     known = {"nose": 0, "left_shoulder": 11, "left_wrist": 15, "right_wrist": 16, "left_index": 19}
     assert {name: layout.index(name) for name in known} == known
     assert [layout.mirrored[number] for number in (0, 1, 9, 15, 20, 32)] == [0, 4, 10, 16, 19, 31]
@@ -44,14 +44,14 @@ def test_sides_are_found_in_names_of_other_programs(left, right):
     assert [layout.side(point) for point in layout.points] == ["right", "", "left"]
 
 
-def test_a_point_without_the_other_side_stays():
+def test_a_point_without_a_counterpart_is_not_swapped():
     layout = KeypointLayout("x", ("left_wrist", "Lips", "RELBOW"))
     assert layout.mirrored.tolist() == [0, 1, 2] and not layout.has_sides
     assert layout.side("left_wrist") == ""
     assert DRAWN.has_sides
 
 
-def test_a_layout_is_what_its_json_says():
+def test_a_layout_survives_json():
     assert KeypointLayout.from_json(DRAWN.to_json()) == DRAWN
     assert KeypointLayout.from_json({"points": ["a"]}) is None
     assert KeypointLayout.from_json({"layout": "a", "points": "ab"}) is None
@@ -59,8 +59,8 @@ def test_a_layout_is_what_its_json_says():
 
 def test_unknown_points_are_zeros_with_confidence_0():
     nan = float("nan")
-    given = [[0.5, 0.25, 0.5], [nan, 0.1, 1], [0.1, 0.2, nan], [0.1, 0.2, 0], [0.1, 0.2, -1]]
-    stored = stored_keypoints(np.array([given]))
+    points = [[0.5, 0.25, 0.5], [nan, 0.1, 1], [0.1, 0.2, nan], [0.1, 0.2, 0], [0.1, 0.2, -1]]
+    stored = stored_keypoints(np.array([points]))
     assert stored.dtype == np.float16
     assert stored.tolist() == [[[0.5, 0.25, 0.5], *[[0.0, 0.0, 0.0]] * 4]]
 
@@ -79,11 +79,11 @@ def test_frames_with_any_known_point_are_counted():
 
 def test_hands_lie_between_wrist_and_knuckles_and_faces_at_the_nose():
     points = np.zeros((2, len(DRAWN.points), 3), np.float32)
-    places = {"nose": (0.5, 0.1, 0.9), "right_wrist": (0.2, 0.6, 0.8)}
-    places |= {"right_pinky": (0.2, 0.4, 1.0), "right_index": (0.4, 0.4, 0.7)}
-    places |= {"left_wrist": (0.7, 0.6, 1.0), "left_index": (0.8, 0.5, 1.0)}  # no pinky
-    for name, place in places.items():
-        points[1, DRAWN.index(name)] = place
+    positions = {"nose": (0.5, 0.1, 0.9), "right_wrist": (0.2, 0.6, 0.8)}
+    positions |= {"right_pinky": (0.2, 0.4, 1.0), "right_index": (0.4, 0.4, 0.7)}
+    positions |= {"left_wrist": (0.7, 0.6, 1.0), "left_index": (0.8, 0.5, 1.0)}  # no pinky
+    for name, position in positions.items():
+        points[1, DRAWN.index(name)] = position
     right, left, face = np.moveaxis(part_points(points, part_weights(DRAWN)), 1, 0)
     np.testing.assert_allclose(right, [[0, 0, 0], [0.6 - 0.14, 0.2 + 0.07, 0.7]], atol=1e-6)
     np.testing.assert_array_equal(left[:, 2], [0.0, 0.0])
@@ -91,7 +91,7 @@ def test_hands_lie_between_wrist_and_knuckles_and_faces_at_the_nose():
 
 
 @pytest.mark.parametrize(
-    ("points", "taken"),
+    ("points", "expected"),
     [
         (("left_hand", "left_wrist"), [{}, {"left_hand": 1}, {}]),
         (("LWrist", "RWrist", "Nose"), [{"RWrist": 1}, {"LWrist": 1}, {"Nose": 1}]),
@@ -102,6 +102,6 @@ def test_hands_lie_between_wrist_and_knuckles_and_faces_at_the_nose():
         (("rightWrist", "elbow"), [{"rightWrist": 1}, {}, {}]),
     ],
 )
-def test_parts_are_found_in_other_layouts(points, taken):
+def test_parts_are_found_in_other_layouts(points, expected):
     weights = part_weights(KeypointLayout("x", points))
-    assert [{points[i]: row[i] for i in row.nonzero()[0]} for row in weights] == taken
+    assert [{points[i]: row[i] for i in row.nonzero()[0]} for row in weights] == expected

@@ -1,4 +1,4 @@
-"""Batches: their arrays, their order, resuming, and errors of the data."""
+"""Tests of batches: their arrays, their order, resuming, and errors of the data."""
 
 import copy
 import logging
@@ -21,9 +21,9 @@ from signvit_jax.text.tokenizer import learn, learn_gloss_vocabulary
 from tests.helpers import toy_dataset
 from tests.helpers.toy_dataset import gray_jpeg, jpeg, record
 
-# Stored frames at 25 per second; at 12.5 they are 1 to 15.
+# Stored frames of the clips at 25 per second. Sampling at 12.5 per second takes 1 to 15 of them.
 LENGTHS = [1, 3, 4, 5, 7, 8, 9, 12, 15, 16, 30, 2, 6]
-RATE = {
+RATE_SAMPLING = {
     "data": {
         "sampling": "rate",
         "num_frames": 8,
@@ -42,9 +42,15 @@ AUGMENTED = {
 }
 
 
+def sampled_length(clip: int) -> int:
+    """Return how many frames of a clip evaluation samples: every second frame, at most 8."""
+    return min((LENGTHS[clip] + 1) // 2, 8)
+
+
 def config_with(**data) -> Config:
+    """Return a config with rate sampling and these data keys."""
     return from_mapping(
-        {"model": {"encoder": {"patch_size": 16}}, "data": {**RATE["data"], **data}}
+        {"model": {"encoder": {"patch_size": 16}}, "data": {**RATE_SAMPLING["data"], **data}}
     )
 
 
@@ -119,14 +125,14 @@ def test_each_epoch_has_every_clip_once_over_all_processes(
         seen = np.concatenate(
             [
                 batch["index"]
-                for own in per_process
-                for batch in own[epoch * steps : (epoch + 1) * steps]
+                for process_batches in per_process
+                for batch in process_batches[epoch * steps : (epoch + 1) * steps]
             ]
         )
         assert sorted(seen[seen >= 0]) == list(range(len(LENGTHS)))
 
 
-def test_rows_of_all_processes_are_those_of_one_process(split, tokenizer):
+def test_all_processes_together_have_the_rows_of_one_process(split, tokenizer):
     one_process = list(batches(split, tokenizer, batch_size=6))
     parts = [
         list(batches(split, tokenizer, batch_size=6, process_index=p, process_count=2))
@@ -161,7 +167,7 @@ def test_batches_hold_the_documented_arrays(split, tokenizer):
                 )
                 continue
             assert batch["weights"][row] == 1
-            assert length == min((LENGTHS[example] + 1) // 2, 8)
+            assert length == sampled_length(example)
             assert abs(batch["video"][row, :length].astype(int) - (10 * example + 20)).max() <= 2
             assert not batch["video"][row, length:].any()
             count = batch["token_lengths"][row]
@@ -178,8 +184,8 @@ def test_only_leftover_clips_are_in_a_longer_bucket(split, tokenizer):
     moved = 0
     for batch in batches(split, tokenizer, config, batch_size=2):
         for example in batch["index"][batch["index"] >= 0]:
-            own = min(b for b in config.frame_buckets if b >= min((LENGTHS[example] + 1) // 2, 8))
-            moved += batch["video"].shape[1] != own
+            shortest = min(b for b in config.frame_buckets if b >= sampled_length(example))
+            moved += batch["video"].shape[1] != shortest
     assert moved <= 2
 
 
@@ -227,14 +233,15 @@ def test_augmentation_varies_by_epoch_and_not_in_evaluation(split, tokenizer):
     config = config_with(augment={"brightness": 0.5}, frame_buckets=())
 
     def levels(training: bool) -> np.ndarray:
+        """Return the gray level of the first frame of each clip in two epochs, (clips, 2)."""
         by_clip = {}
         for batch in batches(split, tokenizer, config, training=training, num_epochs=2):
             for row, example in enumerate(batch["index"]):
                 by_clip.setdefault(int(example), []).append(int(batch["video"][row, 0, 0, 0, 0]))
         return np.array([by_clip[i] for i in range(len(LENGTHS))])
 
-    drawn, plain = levels(training=True), levels(training=False)
-    assert (drawn[:, 0] != drawn[:, 1]).mean() > 0.8
+    augmented, plain = levels(training=True), levels(training=False)
+    assert (augmented[:, 0] != augmented[:, 1]).mean() > 0.8
     assert (plain[:, 0] == plain[:, 1]).all()
 
 
@@ -253,12 +260,12 @@ def test_resume_in_the_middle_of_epoch_2_is_exact(split, tokenizer, num_workers)
     config = config_with(augment=AUGMENTED, num_workers=num_workers)
     uninterrupted = list(batches(split, tokenizer, config_with(augment=AUGMENTED), num_epochs=3))
     iterator = batches(split, tokenizer, config, num_epochs=3)
-    taken = [next(iterator) for _ in range(iterator.steps_per_epoch + 2)]
+    batches_before = [next(iterator) for _ in range(iterator.steps_per_epoch + 2)]
     state = iterator.get_state()
     iterator.close()
     resumed = batches(split, tokenizer, config, num_epochs=3)
     resumed.set_state(state)
-    assert_equal_batches(taken + list(resumed), uninterrupted)
+    assert_equal_batches(batches_before + list(resumed), uninterrupted)
 
 
 def test_every_saved_state_resumes_the_same_batches(split, tokenizer):
@@ -268,9 +275,9 @@ def test_every_saved_state_resumes_the_same_batches(split, tokenizer):
     for batch in iterator:
         uninterrupted.append(batch)
         states.append(iterator.get_state())
-    for taken, state in reversed(list(enumerate(states, 1))):
+    for num_taken, state in reversed(list(enumerate(states, 1))):
         iterator.set_state(state)
-        assert_equal_batches(list(iterator), uninterrupted[taken:])
+        assert_equal_batches(list(iterator), uninterrupted[num_taken:])
 
 
 def test_an_orbax_checkpoint_restores_the_position(split, tokenizer, tmp_path):
@@ -308,7 +315,7 @@ def test_more_epochs_extend_a_run(split, tokenizer):
     assert_equal_batches(list(longer), uninterrupted[short.steps_per_epoch :])
 
 
-def test_a_position_of_other_batches_is_refused(split, tokenizer):
+def test_the_position_of_an_iterator_with_other_options_is_refused(split, tokenizer):
     state = batches(split, tokenizer).get_state()
     with pytest.raises(DatasetError, match="batch_size: 3 then, 4 now"):
         batches(split, tokenizer, batch_size=4).set_state(state)
@@ -337,13 +344,15 @@ def test_an_iterator_stays_at_its_end(split, tokenizer):
 
 
 def test_the_config_bounds_the_prefetched_batches(split, tokenizer, monkeypatch):
-    own = copy.copy(split)  # a copy: threads of earlier tests may still be reading
-    iterator = batches(own, tokenizer, config_with(prefetch_batches=1, num_threads=4), batch_size=1)
+    watched = copy.copy(split)  # threads of earlier tests may still read `split`
+    iterator = batches(
+        watched, tokenizer, config_with(prefetch_batches=1, num_threads=4), batch_size=1
+    )
     records = []
     read = Split.__getitem__
 
     def record_read(self, i):
-        if self is own:
+        if self is watched:
             records.append(i)
         return read(self, i)
 
@@ -398,19 +407,19 @@ def test_an_indivisible_batch_size_is_a_config_error(split, tokenizer):
 def test_the_error_of_an_unreadable_frame_names_the_clip(tmp_path, tokenizer, num_workers):
     good = gray_jpeg(9)
     toy_dataset.write(
-        tmp_path, train=[record("fine", 4), record("harmed", 0, frames=[good, good[:60], good])]
+        tmp_path, train=[record("fine", 4), record("damaged", 0, frames=[good, good[:60], good])]
     )
     split = open_dataset(tmp_path, "toy").split("train")
     config = config_with(sampling="even", frame_buckets=(), num_workers=num_workers)
     with pytest.raises(
-        DatasetError, match=r"clip 'harmed' \(record 1 of split 'train' in .*frame \d of 8: not a"
+        DatasetError, match=r"clip 'damaged' \(record 1 of split 'train' in .*frame \d of 8: not a"
     ):
         list(batches(split, tokenizer, config, batch_size=2))
 
 
 def test_clips_without_frames_are_refused_at_the_start(tmp_path, tokenizer):
-    toy_dataset.write(tmp_path, train=[record("fine", 4), record("hollow", 0, frames=[])])
-    with pytest.raises(DatasetError, match="1 clips have no frame, the first 'hollow'"):
+    toy_dataset.write(tmp_path, train=[record("fine", 4), record("empty", 0, frames=[])])
+    with pytest.raises(DatasetError, match="1 clips have no frame, the first 'empty'"):
         batches(open_dataset(tmp_path, "toy").split("train"), tokenizer)
 
 
@@ -445,7 +454,7 @@ def test_a_closed_iterator_raises(split, tokenizer):
         next(iterator)
 
 
-def test_short_clips_come_first_in_the_first_epochs_alone(split, tokenizer):
+def test_short_clips_come_first_only_in_the_sortagrad_epochs(split, tokenizer):
     config = config_with(sortagrad_epochs=2)
     all_batches = list(batches(split, tokenizer, config, num_epochs=3))
     steps = len(all_batches) // 3
@@ -464,7 +473,7 @@ def test_short_clips_come_first_in_the_first_epochs_alone(split, tokenizer):
     assert orders[0].tolist() != orders[1].tolist()
 
 
-def test_resume_in_a_short_first_epoch_is_exact(split, tokenizer):
+def test_resume_in_a_sortagrad_epoch_is_exact(split, tokenizer):
     config = config_with(sortagrad_epochs=1)
     uninterrupted = list(batches(split, tokenizer, config, num_epochs=2))
     resumed = batches(split, tokenizer, config, num_epochs=2)
@@ -472,13 +481,13 @@ def test_resume_in_a_short_first_epoch_is_exact(split, tokenizer):
     assert_equal_batches(list(resumed), uninterrupted[3:])
 
 
-def test_resume_needs_the_same_number_of_short_first_epochs(split, tokenizer):
+def test_resume_needs_the_same_number_of_sortagrad_epochs(split, tokenizer):
     resumed = batches(split, tokenizer, config_with(sortagrad_epochs=1))
     with pytest.raises(DatasetError, match="short_first_epochs: 0 then, 1 now"):
         resumed.set_state(batches(split, tokenizer).state_at(3))
 
 
-def test_short_first_epochs_do_not_change_evaluation(split, tokenizer):
+def test_sortagrad_epochs_do_not_change_evaluation(split, tokenizer):
     ours, plain = (
         list(batches(split, tokenizer, config_with(sortagrad_epochs=n), training=False))
         for n in (2, 0)
@@ -516,7 +525,7 @@ def test_lengths_of_later_batches_are_known_in_advance(split, tokenizer, batch_s
             )
 
 
-def test_buckets_without_a_batch_are_not_in_those_lengths(split, tokenizer):
+def test_buckets_without_a_batch_are_not_among_the_known_lengths(split, tokenizer):
     # The clips have 1 to 8 and 15 frames.
     config = config_with(num_frames=16, frame_buckets=(2, 8, 9, 16))
     assert batches(split, tokenizer, config, batch_size=1).frames_of_steps(0, 13) == [16, 8, 2]
@@ -528,7 +537,7 @@ SIDES = KeypointLayout("sides", ("nose", "left_hand", "right_hand"))
 
 @pytest.fixture(scope="module")
 def split_with_keypoints(tmp_path_factory) -> Split:
-    """Keypoints that tell their frame: x is its number / 32; the left hand is never known."""
+    """A split whose keypoints have x = number of the frame / 32; the left hand is never known."""
     folder = tmp_path_factory.mktemp("keypoints")
     records = []
     for i, length in enumerate(LENGTHS):
@@ -552,7 +561,7 @@ def test_keypoints_are_those_of_the_sampled_frames(
         points = batch["keypoints"]
         assert points.shape == (*batch["video"].shape[:2], 3, 3) and points.dtype == np.float32
         for row, length in enumerate(batch["frame_lengths"]):
-            gray = batch["video"][row, :length, 8, 8, 0]
+            gray = batch["video"][row, :length, 8, 8, 0]  # 8 * number of the frame
             if batch["weights"][row]:
                 assert np.abs(points[row, :length, 0, 0] * 32 * 8 - gray).max() < 4
                 assert (points[row, :length, [0, 2], 2] == 0.5).all()
@@ -572,7 +581,7 @@ def test_mirrored_clips_have_mirrored_keypoints(split_with_keypoints, tokenizer)
         for row in np.flatnonzero(batch["weights"]):
             nose, left, right = batch["keypoints"][row, 0]
             assert (left[2] == 0) == (right[2] > 0)
-            assert nose[0] == (1.0 if left[2] else 0.0)  # of the first frame, or near it
+            assert nose[0] == (1.0 if left[2] else 0.0)  # x of the first frame is 0, mirrored 1
             mirrored.append(bool(left[2]))
     assert 0 < sum(mirrored) < len(mirrored)
 
@@ -581,15 +590,18 @@ def test_mirrored_clips_have_mirrored_keypoints(split_with_keypoints, tokenizer)
 def test_keypoints_change_no_other_array(split_with_keypoints, tokenizer, augment):
     without = list(batches(split_with_keypoints, tokenizer, config_with(augment=augment)))
     config = config_with(augment=augment, keypoints="required")
-    beside = list(batches(split_with_keypoints, tokenizer, config))
+    with_keypoints = list(batches(split_with_keypoints, tokenizer, config))
     assert not any("keypoints" in batch for batch in without)
     assert_equal_batches(
-        [{k: v for k, v in b.items() if k not in ("keypoints", "part_points")} for b in beside],
+        [
+            {k: v for k, v in b.items() if k not in ("keypoints", "part_points")}
+            for b in with_keypoints
+        ],
         without,
     )
 
 
-def test_a_data_set_without_keypoints_has_none_to_give(split, tokenizer):
+def test_batches_of_a_data_set_without_keypoints_have_none(split, tokenizer):
     (batch, *_) = batches(split, tokenizer, config_with(keypoints="auto"))
     assert "keypoints" not in batch
     with pytest.raises(

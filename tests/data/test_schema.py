@@ -1,4 +1,4 @@
-"""Schema, side index and stable splits."""
+"""Tests of the schema, the index of a data set, and the stable splits."""
 
 import hashlib
 import subprocess
@@ -69,17 +69,17 @@ def test_the_fraction_is_the_same_in_every_process():
     code = (
         "from signvit_jax.data.schema import stable_fraction; print(repr(stable_fraction('abc')))"
     )
-    seeds = [
+    outputs = [
         subprocess.run(
             [sys.executable, "-c", code],
-            env={"PYTHONHASHSEED": s},
+            env={"PYTHONHASHSEED": seed},
             capture_output=True,
             text=True,
             check=True,
         ).stdout
-        for s in "12"
+        for seed in "12"
     ]
-    assert seeds == [repr(stable_fraction("abc")) + "\n"] * 2
+    assert outputs == [repr(stable_fraction("abc")) + "\n"] * 2
 
 
 def test_splits_have_about_their_fractions():

@@ -1,4 +1,4 @@
-"""The packaged model and clips: what they are, and that the model reads the clips."""
+"""Tests of the packaged model and clips: their content, and that the model reads the clips."""
 
 from PIL import Image
 
@@ -10,9 +10,9 @@ from signvit_jax.demo.subtitled_gif import write_gif
 from tfds_builders.synthetic_signs.clips import Options, clip
 
 MAX_BYTES = 2_000_000
-SHORTEST_CLIP = 8  # of the ten, the fastest to read
-WIDTH = 240  # pixels of the GIF; the clips are square, so the text begins this far down
-READING_MS = 1600  # for which the last frame stays, with its text
+SHORTEST_CLIP = 8  # number of the shortest of the ten clips
+WIDTH = 240  # of the GIF in pixels; the clips are square, so the text begins at this height
+READING_MS = 1600  # milliseconds for which the last frame stays, with its text
 
 
 def test_the_clips_are_the_first_of_the_test_split_of_seed_0():
@@ -55,7 +55,7 @@ def test_words_have_the_times_of_their_signs():
     assert times == sorted(times)
 
 
-def test_path_prints_the_folder_of_the_model_alone(capsys):
+def test_path_prints_only_the_folder_of_the_model(capsys):
     assert command.main(["--path"]) == 0
     assert capsys.readouterr().out == f"{MODEL}\n"
 
@@ -70,7 +70,7 @@ def test_a_gif_shows_each_clip_and_then_its_text(tmp_path):
         assert gif.info["duration"] == READING_MS
         caption = gif.convert("L").crop((0, WIDTH, WIDTH, gif.height))
         darkest, _ = caption.getextrema()
-        assert darkest < 100  # of 255: the text, on paper of 252
+        assert darkest < 100  # of 255; the text is dark, its background has 252
 
 
 def test_a_gif_that_cannot_be_written_is_an_error(monkeypatch, tmp_path, capsys):

@@ -1,4 +1,4 @@
-"""The documentation builds, and what it shows exists: commands, flags, keys, files, tests."""
+"""Tests that the documentation builds, and that the commands, keys, files and tests in it exist."""
 
 import argparse
 import ast
@@ -27,8 +27,8 @@ PAGES = sorted(
     for path in [*ROOT.glob("*.md"), *DOCS.glob("**/*.md"), *ROOT.glob("tfds_builders/*/README.md")]
     if "_build" not in path.parts
 )
-# The commands that docs and messages call by their modules.
-MODULES = {command.module: name for name, command in COMMANDS.items()} | {
+# Module of a command -> its name; docs and messages also call commands by module.
+COMMAND_OF_MODULE = {command.module: name for name, command in COMMANDS.items()} | {
     f"signvit_jax.{path.stem}": {"inspect_config": "inspect"}.get(path.stem, path.stem)
     for path in (ROOT / "signvit_jax").glob("[!_]*.py")
 }
@@ -40,7 +40,7 @@ def page_name(path: Path) -> str:
 
 
 def code_blocks(path: Path) -> Iterator[tuple[str, str]]:
-    """(language, code) of every fenced block; indented blocks have the language ''."""
+    """Yield (language, code) of every fenced block; indented blocks have the language ''."""
     text = path.read_text(encoding="utf-8")
     fence = re.compile(r"^( *)(`{3,})([^\n`]*)\n(.*?)^\1\2 *$", re.M | re.S)
     for _, _, language, code in fence.findall(text):
@@ -49,12 +49,12 @@ def code_blocks(path: Path) -> Iterator[tuple[str, str]]:
 
 
 def shell_commands(path: Path) -> list[str]:
-    """Lines that call one of our commands, continued lines joined, without prompts."""
+    """Return the calls of our commands, with continued lines joined and without prompts."""
     found = []
     for language, code in code_blocks(path):
         if language in ("", "bash", "sh", "console"):
             for line in re.sub(r"\\\n\s*", " ", code).splitlines():
-                # What stands before it on the line: a prompt, or other commands of the shell.
+                # A prompt or other shell commands may come before the call in the same line.
                 for part in re.split(r"&& |^\$ ", line.strip()):
                     if re.match(r"(signvit|python -m (signvit_jax|tfds_builders))\b", part):
                         found.append(part)
@@ -62,20 +62,20 @@ def shell_commands(path: Path) -> list[str]:
 
 
 class _Parsed(Exception):
-    """The arguments that a command's own parser understood, and those it left for the config."""
+    """Raised with the arguments that a command's parser understood and those for the config."""
 
     def __init__(self, namespace: argparse.Namespace, rest: list[str]):
         super().__init__(namespace, rest)
         self.namespace, self.rest = namespace, rest
 
 
-def fault_of(command: str, monkeypatch: pytest.MonkeyPatch) -> str | None:
-    """Return why the command line cannot be right, or None."""
+def find_fault(command: str, monkeypatch: pytest.MonkeyPatch) -> str | None:
+    """Return the reason why a command line is wrong, or None."""
     words = shlex.split(command, comments=True)
     if words[0] == "python":
-        if words[2] not in MODULES:
+        if words[2] not in COMMAND_OF_MODULE:
             return f"there is no module {words[2]}"
-        name, arguments = MODULES[words[2]], words[3:]
+        name, arguments = COMMAND_OF_MODULE[words[2]], words[3:]
     else:
         name = words[1] if len(words) > 1 else "--help"
         arguments = words[2:]
@@ -85,7 +85,7 @@ def fault_of(command: str, monkeypatch: pytest.MonkeyPatch) -> str | None:
         return f"there is no command {name}"
     if "--help" in arguments or (name in ("build", "check") and PLACEHOLDER.match(arguments[0])):
         return None
-    # A line that leaves out what stands elsewhere: required flags are then not asked for.
+    # A line with "..." is incomplete, so required flags may be missing.
     is_complete = "..." not in arguments
     arguments = [argument for argument in arguments if argument != "..."]
     original = argparse.ArgumentParser.parse_known_args
@@ -111,6 +111,7 @@ def fault_of(command: str, monkeypatch: pytest.MonkeyPatch) -> str | None:
 
 
 def _config_fault(parsed: _Parsed) -> str | None:
+    """Return the reason why the config flags are wrong, or None."""
     keys = {key.key for key in describe_keys()}
     for argument in parsed.rest:
         flag, has_value, _ = argument.partition("=")
@@ -128,7 +129,7 @@ def _config_fault(parsed: _Parsed) -> str | None:
 
 
 def links(path: Path) -> list[str]:
-    """Targets of Markdown links outside of code."""
+    """Return the targets of Markdown links outside of code."""
     text = re.sub(
         r"^( *)(`{3,}).*?^\1\2 *$", "", path.read_text(encoding="utf-8"), flags=re.M | re.S
     )
@@ -137,7 +138,7 @@ def links(path: Path) -> list[str]:
 
 
 def anchors(path: Path) -> set[str]:
-    """GitHub's anchors of the headings of a page."""
+    """Return GitHub's anchors of the headings of a page."""
     text = re.sub(
         r"^( *)(`{3,}).*?^\1\2 *$", "", path.read_text(encoding="utf-8"), flags=re.M | re.S
     )
@@ -182,7 +183,7 @@ def test_python_blocks_compile(path):
 
 @pytest.mark.parametrize("path", PAGES, ids=page_name)
 def test_commands_parse(path, monkeypatch):
-    faults = {command: fault_of(command, monkeypatch) for command in shell_commands(path)}
+    faults = {command: find_fault(command, monkeypatch) for command in shell_commands(path)}
     assert {command: fault for command, fault in faults.items() if fault} == {}
 
 
@@ -193,9 +194,9 @@ def test_commands_are_found_in_indented_and_fenced_blocks():
     assert joined.startswith("signvit train") and "freeze_epochs=2" in joined
 
 
-def test_wrong_commands_would_be_noticed(monkeypatch):
+def test_wrong_commands_are_detected(monkeypatch):
     right = "signvit train --config=small --workdir=w --config.training.batch_size=8  # comment"
-    assert fault_of(right, monkeypatch) is None
+    assert find_fault(right, monkeypatch) is None
     for wrong in [
         right.replace("batch_size", "batchsize"),
         right.replace("--workdir", "--work_dir"),
@@ -205,7 +206,7 @@ def test_wrong_commands_would_be_noticed(monkeypatch):
         "signvit translate --workdir=w",
         "signvit build video_folder --data_dir=data --csv=a.csv --video=b",
     ]:
-        assert fault_of(wrong, monkeypatch), wrong
+        assert find_fault(wrong, monkeypatch), wrong
 
 
 @pytest.mark.parametrize("path", PAGES, ids=page_name)
@@ -243,21 +244,28 @@ def test_every_preset_is_in_the_readme():
     assert [name for name in preset_names() if f"`{name}`" not in text] == []
 
 
+def string_template(node: ast.AST) -> str | None:
+    """Return a string of the code with NUL in place of formatted values; None for other nodes."""
+    if isinstance(node, ast.JoinedStr):
+        parts = [
+            str(part.value) if isinstance(part, ast.Constant) else "\0" for part in node.values
+        ]
+        return "".join(parts)
+    if isinstance(node, ast.Constant) and isinstance(node.value, str):
+        return re.sub(r"%[sd]", "\0", node.value)
+    return None
+
+
 def message_templates() -> list[str]:
-    """Every text constant of the code on one line; what is filled in is a NUL character."""
-    found = []
-    for folder in ("signvit_jax", "tfds_builders"):
-        for path in (ROOT / folder).glob("**/*.py"):
-            for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-                if isinstance(node, ast.JoinedStr):
-                    parts = [
-                        str(part.value) if isinstance(part, ast.Constant) else "\0"
-                        for part in node.values
-                    ]
-                    found.append("".join(parts))
-                elif isinstance(node, ast.Constant) and isinstance(node.value, str):
-                    found.append(re.sub(r"%[sd]", "\0", node.value))
-    return [re.sub(r"\s+", " ", text) for text in found]
+    """Return the templates of all strings of the code, each on one line."""
+    templates = []
+    for path in [
+        *(ROOT / "signvit_jax").glob("**/*.py"),
+        *(ROOT / "tfds_builders").glob("**/*.py"),
+    ]:
+        nodes = ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        templates += [template for node in nodes if (template := string_template(node)) is not None]
+    return [re.sub(r"\s+", " ", template) for template in templates]
 
 
 def test_troubleshooting_quotes_messages_of_the_code():
@@ -274,7 +282,7 @@ def test_troubleshooting_quotes_messages_of_the_code():
 
 
 def collect_tests() -> dict[str, set[str]]:
-    """Names of the tests of every file below tests/."""
+    """Return the names of the tests in every file below tests/."""
     return {
         str(path.relative_to(ROOT)): {
             node.name
@@ -302,8 +310,8 @@ def test_named_tests_exist(page):
     assert missing == [], "\n".join(missing)
 
 
-def test_where_things_are_leads_to_one_file_each():
-    """ARCHITECTURE.md's list of where things are."""
+def test_the_table_of_where_things_are_names_existing_files():
+    """The table is in ARCHITECTURE.md, below "Where is ...?"."""
     text = (ROOT / "ARCHITECTURE.md").read_text(encoding="utf-8")
     section = text.partition("## Where is ...?")[2].partition("\n## ")[0]
     rows = re.findall(r"^\| (?!Where|---)(.+?)\? \| `([\w/]+\.py)` \|$", section, re.M)

@@ -1,4 +1,4 @@
-"""One base class catches every error that a user of the package can meet."""
+"""Tests that one base class catches every error that a user of the package can meet."""
 
 import ast
 from pathlib import Path
@@ -13,7 +13,7 @@ from signvit_jax.runtime.exit_codes import run_command
 
 ROOT = Path(__file__).parents[2]
 BUILTIN = {"Exception", "ValueError", "RuntimeError", "OSError", "LookupError", "TypeError"}
-# Raised and caught within one room; users never see them.
+# These are raised and caught within one folder of the package; users never see them.
 INTERNAL = {
     "Refused",
     "ManifestMissing",
@@ -25,8 +25,8 @@ INTERNAL = {
 }
 
 
-def exceptions() -> dict[str, set[str]]:
-    """Names of the bases of every public exception class, by file and class name."""
+def public_exceptions() -> dict[str, set[str]]:
+    """Return the names of the bases of every public exception class, by "file: class"."""
     found = {}
     for package in ("signvit_jax", "tfds_builders"):
         for path in (ROOT / package).rglob("*.py"):
@@ -40,7 +40,7 @@ def exceptions() -> dict[str, set[str]]:
 
 
 def test_public_exceptions_derive_from_the_base():
-    classes = exceptions()
+    classes = public_exceptions()
     assert len(classes) > 15
     assert [name for name, bases in classes.items() if "SignVitError" not in bases] == []
 
@@ -66,7 +66,7 @@ def test_a_foreign_exit_code_attribute_does_not_hide_a_bug(capsys):
     assert "Traceback" in capsys.readouterr().err
 
 
-def test_a_subclass_without_a_code_of_its_own_ends_with_2(capsys):
+def test_a_subclass_without_an_exit_code_ends_with_2(capsys):
     class Ours(SignVitError):
         pass
 

@@ -1,7 +1,9 @@
+"""Tests of suggestions for misspelled names and flags."""
+
 from signvit_jax.errors.nearest import did_you_mean, unknown_flag
 
 
-def test_a_near_name_is_suggested_and_a_far_one_is_not():
+def test_a_similar_name_is_suggested_and_a_different_one_is_not():
     known = ["phoenix14t", "how2sign", "video_folder"]
     assert did_you_mean("phoenix14", known) == "; did you mean 'phoenix14t'?"
     assert did_you_mean("xyz", known) == did_you_mean("phoenix", []) == ""

@@ -1,4 +1,4 @@
-"""Atomic writes across a power cut: the order of writing, flushing and renaming."""
+"""Tests of atomic writes, which survive a power cut: the order of writes, flushes and renames."""
 
 import json
 import os
@@ -13,23 +13,23 @@ from tests.helpers import tiny_run
 
 @pytest.fixture
 def calls(monkeypatch):
-    """("flush" | "rename", path, bytes of the file) in the order of the calls."""
-    found = []
+    """The list of ("flush" or "rename", path, size in bytes), in the order of the calls."""
+    recorded = []
     fsync, replace = os.fsync, Path.replace
 
     def record_flush(descriptor):
-        found.append(
+        recorded.append(
             ("flush", os.readlink(f"/proc/self/fd/{descriptor}"), os.fstat(descriptor).st_size)
         )
         fsync(descriptor)
 
     def record_rename(path, target):
-        found.append(("rename", str(target), path.stat().st_size))
+        recorded.append(("rename", str(target), path.stat().st_size))
         return replace(path, target)
 
     monkeypatch.setattr(os, "fsync", record_flush)
     monkeypatch.setattr(Path, "replace", record_rename)
-    return found
+    return recorded
 
 
 @pytest.fixture
@@ -52,7 +52,7 @@ def test_content_is_flushed_before_the_rename(tmp_path, calls, content):
     write_atomically(tmp_path / "file", content)
     (first, temporary, size), *rest = calls
     assert first == "flush" and temporary.startswith(f"{tmp_path}/.file.") and size == 7
-    assert [(what, path) for what, path, _ in rest] == [
+    assert [(call, path) for call, path, _ in rest] == [
         ("rename", str(tmp_path / "file")),
         ("flush", str(tmp_path)),
     ]
@@ -112,7 +112,7 @@ def test_checkpoint_files_are_flushed_before_their_manifest(tmp_path, calls):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text(name)
     manifest.write_manifest(tmp_path)
-    flushed = [os.path.relpath(path, tmp_path) for what, path, _ in calls if what == "flush"]
+    flushed = [os.path.relpath(path, tmp_path) for call, path, _ in calls if call == "flush"]
     listed = {"params/d/data", "params/_METADATA", "meta/meta.json"}
     assert set(flushed[:3]) == listed and set(flushed[3:6]) == {"params", "params/d", "meta"}
     assert flushed[6].startswith(".manifest.json") and flushed[7:] == ["."]
@@ -120,7 +120,7 @@ def test_checkpoint_files_are_flushed_before_their_manifest(tmp_path, calls):
 
 
 def test_damage_is_reported_file_by_file(tmp_path):
-    for name in ("whole", "params/missing", "params/short", "params/changed", "meta/folder"):
+    for name in ("complete", "params/missing", "params/short", "params/changed", "meta/folder"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text("content")
     manifest.write_manifest(tmp_path)
@@ -137,9 +137,9 @@ def test_damage_is_reported_file_by_file(tmp_path):
     assert sorted(manifest.find_damage(tmp_path)) == of_params
     assert manifest.find_damage(tmp_path, ("meta",)) == []
     assert sorted(manifest.find_damage(tmp_path, ("params",))) == of_params
-    (tmp_path / "whole").unlink()
-    # Files beside the items are always checked.
-    assert manifest.find_damage(tmp_path, ("meta",)) == ["whole: missing"]
+    (tmp_path / "complete").unlink()
+    # Files outside of the items' folders are always checked.
+    assert manifest.find_damage(tmp_path, ("meta",)) == ["complete: missing"]
 
 
 def test_a_manifest_may_be_reordered_but_not_changed(tmp_path):
@@ -159,8 +159,8 @@ def test_a_file_that_the_disk_cannot_read_is_damage(tmp_path, monkeypatch):
     (tmp_path / "file").write_text("content")
     manifest.write_manifest(tmp_path)
 
-    def fails(*_):
+    def fail(*_):
         raise OSError(5, "Input/output error")
 
-    monkeypatch.setattr("hashlib.file_digest", fails)
+    monkeypatch.setattr("hashlib.file_digest", fail)
     assert manifest.find_damage(tmp_path) == ["file: unreadable (Input/output error)"]

@@ -1,4 +1,4 @@
-"""An address such as gs://bucket where a path belongs is refused, and no folder is created."""
+"""Tests that an address such as gs://bucket in place of a path is refused and creates no folder."""
 
 from pathlib import Path
 

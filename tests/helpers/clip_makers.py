@@ -1,4 +1,4 @@
-"""Small videos made in the tests, with known frames and times."""
+"""Writers of small videos with known frames and times."""
 
 from collections.abc import Sequence
 from fractions import Fraction
@@ -23,7 +23,10 @@ def encode(
     color_range: int | None = None,
     file_format: str | None = None,
 ) -> Path:
-    """Write `images` (in `source_format`); with `pts` in milliseconds the rate is variable."""
+    """Write a video of `images`, which are in `source_format`; return its path.
+
+    `fps`: frames per second. `pts`: the times of the frames in milliseconds, for a variable rate.
+    """
     with av.open(
         str(path), "w", format=file_format, container_options=container_options or {}
     ) as container:
@@ -56,10 +59,10 @@ def encode(
 
 
 def shades(count: int, height: int = 48, width: int = 64) -> list[np.ndarray]:
-    """Uniform gray images, each 10 lighter than the one before; they repeat after 23."""
+    """Return uniform gray images, uint8 (h, w, 3), each 10 levels lighter; they repeat after 23."""
     return [np.full((height, width, 3), 20 + 10 * (i % 23), np.uint8) for i in range(count)]
 
 
 def shade_numbers(frames: np.ndarray) -> list[int]:
-    """The number in `shades` of each frame, frames u8 (t, h, w, 3)."""
+    """Return the number in `shades` of each of the frames, uint8 (t, h, w, 3)."""
     return [round((float(frame.mean()) - 20) / 10) for frame in frames]

@@ -1,4 +1,4 @@
-"""Which programs JAX compiles."""
+"""The names of the programs that JAX compiles."""
 
 import contextlib
 import logging
@@ -11,7 +11,7 @@ import pytest
 
 @contextlib.contextmanager
 def compiled_programs(caplog: pytest.LogCaptureFixture) -> Iterator[list[str]]:
-    """Collect the names of the programs that are compiled, or read from the cache, meanwhile.
+    """Collect the names of programs that are compiled or read from the cache in the block.
 
     A name is jit(FUNCTION); the list is filled at the end of the block.
     """

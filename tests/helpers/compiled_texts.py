@@ -1,7 +1,7 @@
-"""Texts of small programs as XLA compiles them for eight virtual CPU devices.
+"""Compiled texts of small programs, which XLA compiles for eight virtual CPU devices.
 
-In a process of its own: the number of devices is settled once, and tests run without XLA's
-optimizations, which would leave no fusions to read.
+They are compiled in a new process, because JAX fixes the number of devices once per process, and
+because tests run without XLA's optimizations, which create the fusions in these texts.
 """
 
 import functools
@@ -77,7 +77,7 @@ print(json.dumps(texts))
 
 @functools.cache
 def texts() -> dict[str, str]:
-    """Return the compiled texts by name."""
+    """Return name -> compiled text (HLO)."""
     environment = {
         name: value
         for name, value in os.environ.items()

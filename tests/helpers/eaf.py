@@ -1,14 +1,18 @@
-"""ELAN files as ELAN writes them, for tests."""
+"""A writer of ELAN files in the form in which ELAN writes them."""
 
 from collections.abc import Sequence
 from xml.sax.saxutils import escape, quoteattr
 
 
 class Eaf:
-    """Collects tiers and annotations; `str` gives the file."""
+    """An ELAN file. Tiers and annotations are added to it; `str(eaf)` is its text."""
 
     def __init__(self, *links: str, offset: int | None = None, units: str = "milliseconds"):
-        """`links`: relative addresses of videos. `offset`: TIME_ORIGIN of the first."""
+        """Create a file without tiers.
+
+        `links`: relative addresses of videos. `offset`: the TIME_ORIGIN of the first video, in ms.
+        `units`: the unit of all times, as the header names it.
+        """
         self._links = [
             f"<MEDIA_DESCRIPTOR MEDIA_URL={quoteattr('file:///C:/corpus/' + link)} "
             f'MIME_TYPE="video/mp4" RELATIVE_MEDIA_URL={quoteattr(link)}'
@@ -22,7 +26,7 @@ class Eaf:
         self._count = 0
 
     def slot(self, time: int | None) -> int:
-        """Add a time slot, which is not aligned without a time; return its number."""
+        """Add a time slot (None: a slot without a time); return its number."""
         self._slots.append(time)
         return len(self._slots) - 1
 
@@ -44,7 +48,7 @@ class Eaf:
         participant: str = "",
         parent: str = "",
     ) -> list[str]:
-        """As `tier`, with numbers of slots for times."""
+        """Add a tier as `tier` does, but of (start slot, end slot, text); see `slot`."""
         ids = [self._id() for _ in spans]
         inner = [
             f'<ALIGNABLE_ANNOTATION ANNOTATION_ID="{annotation_id}" TIME_SLOT_REF1="ts{start}" '
@@ -64,10 +68,10 @@ class Eaf:
         chained: bool = True,
         reverse: bool = False,
     ) -> list[str]:
-        """Add a tier of (id of the parent annotation, text), as symbolic tiers have them.
+        """Add a symbolic tier of (id of the parent annotation, text); return the new ids.
 
-        Children of one parent name the one before unless `chained` is False; the file has them in
-        reverse order with `reverse`.
+        Each child names the previous child of its parent, unless `chained` is False. `reverse`:
+        write the children in reverse order.
         """
         ids = []
         inner = []
@@ -94,7 +98,7 @@ class Eaf:
             attributes += f" PARTICIPANT={quoteattr(participant)}"
         if parent:
             attributes += f" PARENT_REF={quoteattr(parent)}"
-        annotations = "\n".join(f"<ANNOTATION>{one}</ANNOTATION>" for one in inner)
+        annotations = "\n".join(f"<ANNOTATION>{annotation}</ANNOTATION>" for annotation in inner)
         self._tiers.append(f"<TIER {attributes}>\n{annotations}\n</TIER>")
 
     def __str__(self) -> str:

@@ -2,16 +2,17 @@
 
     python eight_devices.py FOLDER MESH...
 
-It is a program of its own, since the number of devices is fixed when a process starts. For each run
+It is a separate program, because JAX fixes the number of devices once per process. For each run
 it prints a line: the run's name, the number of sharded arrays in its state, and the losses of its
-steps. A run saves a checkpoint on the way; NAME_restored resumes from the checkpoint of the run
-before it. Dropout is off. The vocabulary is odd: a tensor axis of 2 pads it.
+steps. A run saves a checkpoint after SAVED steps; NAME_restored resumes from the checkpoint of the
+run before it, which used another mesh. Dropout is off. The vocabulary has an odd size, so that a
+tensor axis of 2 pads it.
 """
 
 import os
 
-# Threads for XLA: a collective blocks one per device, and several run at once; with too few threads
-# they would wait forever.
+# The number of XLA's threads. A collective blocks one thread per device, and several collectives
+# run at once: with too few threads they would deadlock.
 os.environ["NPROC"] = "64"
 
 import contextlib
@@ -43,12 +44,14 @@ MESHES = {
 NO_DROPOUT = {f"model__{part}__dropout": 0.0 for part in ("encoder", "temporal", "decoder", "ctc")}
 NO_DROPOUT["model__encoder__attention_dropout"] = 0.0
 CONFIG = tiny_model.config(**NO_DROPOUT, training__encoder_lr=1e-3, training__decoder_lr=1e-3)
-LENGTH = tiny_model.VOCABULARY
+VOCABULARY = tiny_model.VOCABULARY
 
 
 class Run:
+    """A training run on one mesh; its checkpoints (`saved`) have the vocabulary without padding."""
+
     def __init__(self, mesh, folder):
-        self.definition = ModelDefinition(CONFIG, LENGTH)
+        self.definition = ModelDefinition(CONFIG, VOCABULARY)
         self.optimizer = make_optimizer(CONFIG.training, 10)
         self.mesh = mesh
         self.folder = folder
@@ -76,6 +79,7 @@ class Run:
         return reshard_like(state, self.abstract)
 
     def train(self, state, first=0):
+        """Train to the last step; return the state and the losses of the steps from `first` on."""
         losses = []
         for number in range(first, STEPS):
             if number == SAVED > first:
@@ -94,25 +98,27 @@ class Run:
         return self.padded(TrainState(params=found.params, ema=None, **found.opt_state))
 
     def check(self, state):
-        """Check that padding is zero, and that no device is sent activations of other devices."""
+        """Check that padding stays zero, and that devices exchange no activations."""
         embedding = np.asarray(state.params["decoder"]["embedding"])
-        assert len(embedding) == LENGTH + LENGTH % self.mesh.shape["tensor"]
-        assert embedding[1:LENGTH].any(axis=1).all() and not embedding[LENGTH:].any()
-        sent = [
+        assert len(embedding) == VOCABULARY + VOCABULARY % self.mesh.shape["tensor"]
+        assert embedding[1:VOCABULARY].any(axis=1).all() and not embedding[VOCABULARY:].any()
+        collectives = [
             line
             for line in self.step.as_text().splitlines()
             if re.search(r" (all-\w+|reduce-scatter|collective-permute)\(", line)
         ]
-        ways = self.mesh.shape["data"] * self.mesh.shape["fsdp"]
-        of_others = "|".join(str(CLIPS * FRAMES // part) for part in (1, 2, 4) if part < ways)
+        num_batch_shards = self.mesh.shape["data"] * self.mesh.shape["fsdp"]
+        # Numbers of frames that are more than one device's part of the batch.
+        parts = [part for part in (1, 2, 4) if part < num_batch_shards]
+        too_many_frames = "|".join(str(CLIPS * FRAMES // part) for part in parts)
         # 4 patches per frame, 5 with the class token.
-        activations = re.compile(rf"\[({of_others}),[45],")
-        assert sent and not [line for line in sent if activations.search(line)]
-        # Fused projections are sharded by heads: splitting them into heads must not send anything.
+        activations = re.compile(rf"\[({too_many_frames}),[45],")
+        assert collectives and not [line for line in collectives if activations.search(line)]
+        # Fused projections are sharded by heads, so splitting them into heads needs no collective.
         splits = re.compile(
             r'(all-to-all|collective-permute)\(.*op_name="[^"]*/(split|concatenate)"'
         )
-        assert not [line for line in sent if splits.search(line)]
+        assert not [line for line in collectives if splits.search(line)]
 
 
 def optimizer_items(state):
@@ -125,8 +131,8 @@ def optimizer_items(state):
 def main(folder, *names):
     auto = (jax.sharding.AxisType.Auto,) * 3
     one_device = jax.make_mesh((1, 1, 1), AXES, devices=jax.devices()[:1], axis_types=auto)
-    alone = Run(one_device, folder)
-    print("single", 0, *alone.train(alone.start())[1])
+    single = Run(one_device, folder)
+    print("single", 0, *single.train(single.start())[1])
     for name in names:
         run = Run(make_mesh(MESHES[name]), folder)
         if name != names[0]:
@@ -139,7 +145,7 @@ def main(folder, *names):
         state, losses = run.train(state)
         run.check(state)
         print(name, sharded, *losses)
-    print("single_restored", 0, *alone.train(alone.restored(), SAVED)[1])
+    print("single_restored", 0, *single.train(single.restored(), SAVED)[1])
 
 
 if __name__ == "__main__":

@@ -1,11 +1,11 @@
-"""Find a port where the processes of a test can connect."""
+"""A port at which the processes of a test can connect."""
 
 import itertools
 import os
 import socket
 
-# Below the ports that Linux gives to outgoing connections, and in a range of each test process's
-# own: nobody else takes the port between this check and its use.
+# Linux uses higher ports for outgoing connections, and each test process has its own range. So no
+# other process takes a port between this check and its use.
 _FIRST, _LAST = 20_000, 32_000
 _PER_PROCESS = 20
 _numbers = itertools.count()

@@ -1,4 +1,4 @@
-"""A model hub on loopback: what huggingface_hub asks of one, kept in memory."""
+"""A model hub on loopback that answers huggingface_hub from memory."""
 
 import base64
 import contextlib
@@ -13,14 +13,14 @@ from typing import Self
 from urllib.parse import unquote, urlsplit
 
 TOKEN = "hf_secretsecretsecret"
-_LARGE = (".safetensors", ".onnx", ".stablehlo")  # in LFS, behind a redirect
+_LARGE = (".safetensors", ".onnx", ".stablehlo")  # in LFS, at another address
 
 
 class HubServer:
     """Repositories by name, each with commits (path -> content) and branches.
 
-    `fault` makes it fail: "401", "500", "cut" (files end early) or "changed" (other bytes, though
-    the hub's own digests are right). `requests` has "METHOD path" of everything that was asked.
+    `fault` makes it fail: "401", "500", "cut" (files end early) or "changed" (bytes of files differ
+    from their digests). `requests` has "METHOD path" of every request.
     """
 
     def __init__(self):
@@ -44,12 +44,12 @@ class HubServer:
     def stop(self) -> None:
         self._server.shutdown()
         self._server.server_close()
-        for connection in self.connections:  # kept open by clients
+        for connection in self.connections:  # clients keep them open
             with contextlib.suppress(OSError):
                 connection.shutdown(socket.SHUT_RDWR)
 
     def commit(self, repository: str, files: Mapping[str, bytes], branch: str = "main") -> str:
-        """Add files to those of the branch; returns the new commit."""
+        """Add files to a branch; return the id of the new commit."""
         branches = self.branches.setdefault(repository, {})
         before = self.commits.setdefault(repository, {}).get(branches.get(branch, ""), {})
         content = before | dict(files)
@@ -103,9 +103,9 @@ def _handler(hub: HubServer) -> type[BaseHTTPRequestHandler]:
                 return self._json({"warnings": [], "errors": []})
             if self.headers.get("Authorization") != f"Bearer {TOKEN}":
                 return self._fail(401, "")
-            given = None if "/commit/" in path else json.loads(self._body or b"{}")
+            arguments = None if "/commit/" in path else json.loads(self._body or b"{}")
             if path == "/api/repos/create":
-                return self._create(given)
+                return self._create(arguments)
             if found := re.fullmatch(r"/api/models/([^/]+/[^/]+)/branch/(.+)", path):
                 hub.branches[found[1]].setdefault(found[2], hub.branches[found[1]]["main"])
                 return self._json({})
@@ -116,13 +116,13 @@ def _handler(hub: HubServer) -> type[BaseHTTPRequestHandler]:
                         "uploadMode": "lfs" if _is_large(file["path"]) else "regular",
                         "shouldIgnore": False,
                     }
-                    for file in given["files"]
+                    for file in arguments["files"]
                 ]
                 return self._json({"files": modes})
             if path.endswith(".git/info/lfs/objects/batch"):
                 objects = [
-                    one | {"actions": {"upload": {"href": f"{hub.url}/lfs/{one['oid']}"}}}
-                    for one in given["objects"]
+                    entry | {"actions": {"upload": {"href": f"{hub.url}/lfs/{entry['oid']}"}}}
+                    for entry in arguments["objects"]
                 ]
                 return self._json({"transfer": "basic", "objects": objects})
             found = re.fullmatch(r"/api/models/([^/]+/[^/]+)/commit/(.+)", path)
@@ -133,11 +133,11 @@ def _handler(hub: HubServer) -> type[BaseHTTPRequestHandler]:
             hub.requests.append(f"{self.command} {self.path}")
             return unquote(urlsplit(self.path).path)
 
-        def _create(self, given: dict) -> None:
-            name = f"{given['organization']}/{given['name']}"
+        def _create(self, arguments: dict) -> None:
+            name = f"{arguments['organization']}/{arguments['name']}"
             if name in hub.commits:
                 return self._fail(409, "", {"url": f"{hub.url}/{name}"})
-            hub.private[name] = given.get("private", given.get("visibility") == "private")
+            hub.private[name] = arguments.get("private", arguments.get("visibility") == "private")
             hub.commit(name, {".gitattributes": b""})
             return self._json({"url": f"{hub.url}/{name}", "name": name})
 
@@ -155,7 +155,7 @@ def _handler(hub: HubServer) -> type[BaseHTTPRequestHandler]:
             self._json({"commitUrl": url, "commitOid": commit, "success": True})
 
         def _find(self, repository: str, revision: str) -> str | None:
-            """The commit; None, with the answer sent, where there is none."""
+            """Return the id of the commit; if it does not exist, answer so and return None."""
             if repository not in hub.commits:
                 return self._fail(404, "RepoNotFound")
             commit = hub.branches[repository].get(revision, revision)
@@ -191,7 +191,7 @@ def _handler(hub: HubServer) -> type[BaseHTTPRequestHandler]:
                 return self._file(content, headers | {"ETag": f'"{_oid(content)[:40]}"'})
             hub.blobs[_oid(content)] = content
             headers |= {
-                # Another host, as a content network is: clients take the digests from this answer.
+                # Another host, like a content network; clients take the digests from this answer.
                 "Location": f"{hub.url.replace('127.0.0.1', 'localhost')}/cdn/{_oid(content)}",
                 "X-Linked-ETag": f'"{_oid(content)}"',
                 "X-Linked-Size": str(len(content)),

@@ -1,6 +1,6 @@
-"""The slice of the long tests that one commit runs, so that none goes unnoticed for long.
+"""The slice of the long tests that one commit runs, so that each of them runs sooner or later.
 
-A pytest plugin. `--long-slice=COMMIT` leaves out the long tests that are not of that commit's
+A pytest plugin. `--long-slice=COMMIT` deselects the long tests that are not in that commit's
 slice; `--record-long=FILE` adds the seconds of all long tests that ran to a table such as
 `long_seconds.json`.
 """
@@ -15,16 +15,16 @@ from pathlib import Path
 import pytest
 
 TABLE = Path(__file__).with_name("long_seconds.json")
-BUDGET = 180.0  # seconds of tests in a slice; two workers need half of it at best
-LONGEST = 600.0  # a longer test is in no slice: the suite and the slice end within 25 minutes
+BUDGET = 180.0  # seconds of all tests in a slice; two workers take at least half as long
+LONGEST = 600.0  # a longer test is in no slice, so that CI ends within 25 minutes
 UNKNOWN = 60.0  # seconds of a test that is not in the table
 _CHOICE = pytest.StashKey[str]()
 
 
 def choose(tests: Collection[str], seconds: Mapping[str, float], commit: str) -> set[str]:
-    """Return the slice of a commit: tests in an order drawn from its name, each that still fits.
+    """Return the slice of a commit: tests in a random order given by its name, if they still fit.
 
-    The first runs even if it alone exceeds the budget: a test of several minutes has its turn too.
+    The first test runs even if it exceeds the budget, so that tests of several minutes run too.
     """
     order = sorted(tests, key=lambda test: hashlib.sha256(f"{commit} {test}".encode()).digest())
     chosen: set[str] = set()
@@ -57,7 +57,7 @@ def pytest_collection_modifyitems(config, items):
     items[:] = [item for item in items if item.nodeid not in tests - chosen]
     count = f"{len(chosen)} of {len(tests)} long tests, the slice of {commit}"
     choice = "\n  ".join([f"{count}; --long runs all:", *sorted(chosen)])
-    if hasattr(config, "workeroutput"):  # a worker of xdist: its process prints nothing
+    if hasattr(config, "workeroutput"):  # a worker of xdist, whose output is not shown
         config.workeroutput["long_slice"] = choice
     else:
         config.stash[_CHOICE] = choice
@@ -77,7 +77,7 @@ def pytest_terminal_summary(terminalreporter, config):
     if table := config.getoption("--record-long"):
         spent = collections.defaultdict(float)
         phases = [*terminalreporter.getreports(""), *terminalreporter.getreports("passed")]
-        for report in phases:  # fixtures count: a test alone needs them too
+        for report in phases:  # with fixtures: a test that runs alone needs them too
             if "long" in report.keywords:
                 # xdist appends the name of the group.
                 spent[re.sub(r"@[\w.]+$", "", report.nodeid)] += report.duration

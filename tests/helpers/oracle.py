@@ -1,10 +1,10 @@
-"""A simulated model with a given word error, for the code that splits and joins recordings.
+"""A simulated model with a given word error rate, to test how recordings are split and joined.
 
-In the simulated video one pixel of each frame encodes the frame's number, and a patch moves while
-somebody signs. So the oracle knows which frames it gets, and returns what a model with that word
-error would. Errors are drawn for each window: substitutions, insertions and deletions in equal
-shares. A word at the edge of the window is replaced by a random one, or is missing if less than a
-fifth of it is left.
+In the simulated video, one pixel of each frame encodes the number of the frame, and a patch moves
+while somebody signs. So the oracle knows which frames it gets, and returns what a model with that
+error rate would return. Errors are random in each window, with equal numbers of substitutions,
+insertions and deletions. A word at the edge of a window is replaced by a random word, or is missing
+if less than a fifth of it is in the window.
 """
 
 import dataclasses
@@ -47,12 +47,12 @@ class Signed(NamedTuple):
 
 
 def continuous(rng: random.Random, vocabulary: Sequence[str], seconds: float) -> list[Signed]:
-    """Signing without pauses, word by word."""
+    """Return signing without pauses, word after word."""
     return sentences(rng, vocabulary, seconds, lambda: 0.0)
 
 
 def sentences(rng: random.Random, vocabulary: Sequence[str], seconds: float, pause) -> list[Signed]:
-    """Sentences of three to seven words; `pause()` gives the seconds between two of them."""
+    """Return sentences of three to seven words, with `pause()` seconds between two sentences."""
     now = 0.4
     script = []
     while now < seconds - 7.0:
@@ -65,41 +65,43 @@ def sentences(rng: random.Random, vocabulary: Sequence[str], seconds: float, pau
 
 
 def video(script: Sequence[Signed], seconds: float) -> np.ndarray:
-    """The frames, uint8 (t, 16, 16, 3), at RATE per second."""
+    """Return the frames of a signed script, uint8 (t, 16, 16, 3), at RATE frames per second."""
     count = round(seconds * RATE)
     frames = np.full((count, 16, 16, 3), 90, np.uint8)
     frames[:, 0, 0, 0], frames[:, 0, 0, 1] = np.arange(count) // 128, 2 * (np.arange(count) % 128)
     for signed in script:
         for t in range(round(signed.start * RATE), min(round(signed.end * RATE), count)):
-            place = 3 * t % 12
-            frames[t, 4:8, 1 + place : 4 + place] = 220
+            column = 3 * t % 12
+            frames[t, 4:8, 1 + column : 4 + column] = 220
     return frames
 
 
 def seconds_of(frame: np.ndarray) -> float:
-    """The time of the frame in the video."""
+    """Return the time of a frame in the video, in seconds."""
     return (int(frame[0, 0, 0]) * 128 + int(frame[0, 0, 1]) // 2) / RATE
 
 
 @dataclasses.dataclass
 class Oracle:
+    """A model that knows the script, and makes errors with a given probability."""
+
     script: Sequence[Signed]
     vocabulary: Sequence[str]
     error: float  # probability of an error in a word, 0 to 1
     rng: random.Random
-    drawn: int = 0  # number of words drawn so far
-    wrong: int = 0  # number of errors in them, without those at the edges of windows
-    # Seconds by which the words' times are off; None: no times, like the decoders of the package.
+    num_words: int = 0  # words that were recognized so far
+    num_errors: int = 0  # errors in them, without those at the edges of windows
+    # Largest error of the times of words, in seconds; None: no times, like the package's decoders.
     times_off: float | None = None
 
     def detect_signs(self, windows: Sequence[VideoWindow]) -> list[tuple[CtcSign, ...]]:
-        """The signs that CTC detects: those of which the frames show half or more."""
+        """Return the signs that CTC detects: those of which the frames show at least half."""
         return [
             self._detected([seconds_of(frame) for frame in window.frames]) for window in windows
         ]
 
     def recognize(self, frames: Sequence[np.ndarray]) -> tuple[Hypothesis, tuple[float, ...]]:
-        """The hypothesis about some frames, and the times of its words."""
+        """Return the hypothesis for some frames, and the times of its words in seconds."""
         start = seconds_of(frames[0])
         end = seconds_of(frames[-1]) + 1 / DATA.frame_rate
         groups = [self._with_errors(word, at) for word, at in self._seen(start, end)]
@@ -120,33 +122,34 @@ class Oracle:
         return Reading(hypothesis, hypothesis.text, signs)
 
     def _seen(self, start: float, end: float) -> Iterator[tuple[str, float]]:
-        """Yield (word, time of its middle) of the signs between two times, garbled at the edges."""
-        for said in self.script:
-            seen = min(said.end, end) - max(said.start, start)
+        """Yield (word, middle time) of the signs between two times, random words at the edges."""
+        for signed in self.script:
+            visible = min(signed.end, end) - max(signed.start, start)
             # The frames that `sample_window` takes may miss the edge of a sign by one frame.
-            if seen >= said.end - said.start - 1 / DATA.frame_rate:
-                yield said.word, (said.start + said.end) / 2
-            elif seen >= 0.2 * (said.end - said.start):
+            if visible >= signed.end - signed.start - 1 / DATA.frame_rate:
+                yield signed.word, (signed.start + signed.end) / 2
+            elif visible >= 0.2 * (signed.end - signed.start):
                 yield (
                     self.rng.choice(self.vocabulary),
-                    (max(said.start, start) + min(said.end, end)) / 2,
+                    (max(signed.start, start) + min(signed.end, end)) / 2,
                 )
 
     def _with_errors(self, word: str, at: float) -> list[tuple[str, float]]:
-        drawn = self.rng.random()
+        draw = self.rng.random()
         other = self.rng.choice(self.vocabulary)
-        self.drawn, self.wrong = self.drawn + 1, self.wrong + (drawn < self.error)
-        if drawn < self.error / 3:
+        self.num_words += 1
+        self.num_errors += draw < self.error
+        if draw < self.error / 3:
             return [(other, at)]
-        if drawn < 2 * self.error / 3:
+        if draw < 2 * self.error / 3:
             return [(other, at), (word, at)]
-        return [] if drawn < self.error else [(word, at)]
+        return [] if draw < self.error else [(word, at)]
 
     def _detected(self, times: Sequence[float]) -> tuple[CtcSign, ...]:
         found = []
-        for said in self.script:
-            inside = [n for n, at in enumerate(times) if said.start <= at < said.end]
-            if inside and len(inside) >= 0.5 * (said.end - said.start) * DATA.frame_rate:
+        for signed in self.script:
+            inside = [n for n, at in enumerate(times) if signed.start <= at < signed.end]
+            if inside and len(inside) >= 0.5 * (signed.end - signed.start) * DATA.frame_rate:
                 found.append(CtcSign(inside[0], inside[-1] + 1, 0.99, 9.0))
         return tuple(found)
 
@@ -162,7 +165,7 @@ def captioned(
     *,
     has_times: bool = True,
 ) -> str:
-    """The text of the recording, as `Translator.translate` returns it."""
+    """Return the text of the recording, as `Translator.translate` does."""
     recording = VideoInput(
         video(script, seconds),
         RATE,
@@ -184,7 +187,7 @@ def captioned(
 
 
 class LateSource(RecordedSource):
-    """A recording that is taken late: `late()` seconds after what the reader asks for."""
+    """A recording whose frames come late: `late()` seconds after the requested time."""
 
     def __init__(self, frames: Iterator[np.ndarray], late: Callable[[], float]):
         super().__init__(frames, RATE, lambda image: image)
@@ -194,7 +197,7 @@ class LateSource(RecordedSource):
         return super().take(until + self._late())
 
 
-def followed(
+def live_text(
     script: Sequence[Signed],
     seconds: float,
     oracle: Oracle,
@@ -202,7 +205,7 @@ def followed(
     has_times: bool = True,
     late: Callable[[], float] = lambda: 0.0,
 ) -> str:
-    """The final text of the live captions, which are read `late()` seconds late."""
+    """Return the final text of live captions whose readings are `late()` seconds late."""
 
     def read(images: Sequence[np.ndarray], rate: float) -> Reading:
         return oracle.read(images, rate, has_times=has_times)
@@ -216,27 +219,26 @@ def followed(
 
 
 def word_error(scripts: Sequence[Sequence[Signed]], texts: Sequence[str]) -> float:
-    """Word error over all recordings; of Chinese text by character."""
+    """Return the word error rate over all recordings; for Chinese texts, that of characters."""
     wrong = total = 0
     for script, text in zip(scripts, texts, strict=True):
         reference = [signed.word for signed in script]
         words = list(text) if any(map(has_unspaced, reference)) else text.split()
-        wrong += _distance(reference, words)
+        wrong += _edit_distance(reference, words)
         total += len(reference)
     return wrong / total
 
 
-def _distance(one: Sequence[str], other: Sequence[str]) -> int:
-    row = list(range(len(other) + 1))
-    for number, word in enumerate(one, 1):
-        diagonal = row[0]
-        row[0] = number
-        for place, other_word in enumerate(other, 1):
-            diagonal, row[place] = (
-                row[place],
-                min(row[place] + 1, row[place - 1] + 1, diagonal + (word != other_word)),
-            )
-    return row[-1]
+def _edit_distance(words: Sequence[str], other_words: Sequence[str]) -> int:
+    """Return the number of substitutions, insertions and deletions between two texts."""
+    previous = list(range(len(other_words) + 1))
+    for number, word in enumerate(words, 1):
+        row = [number]
+        for column, other_word in enumerate(other_words, 1):
+            substituted = previous[column - 1] + (word != other_word)
+            row.append(min(previous[column] + 1, row[column - 1] + 1, substituted))
+        previous = row
+    return previous[-1]
 
 
 def simulated(
@@ -249,9 +251,9 @@ def simulated(
     times_off: float | None = None,
     seed: int = 0,
 ) -> tuple[float, float]:
-    """Word error of the joined text of recordings, and of their windows.
+    """Return the word error rates of the joined texts of recordings and of their windows.
 
-    The vocabulary has `vocabulary_size` words, or with None Chinese characters.
+    The vocabulary has `vocabulary_size` words; None means Chinese characters.
     """
     if vocabulary_size is None:
         vocabulary = list(dict.fromkeys(CHINESE))
@@ -268,7 +270,8 @@ def simulated(
         scripts.append(script)
         oracles.append(Oracle(script, vocabulary, error, rng, times_off=times_off))
         texts.append(captioned(script, seconds, oracles[-1]))
-    within = sum(oracle.wrong for oracle in oracles) / sum(oracle.drawn for oracle in oracles)
+    num_errors = sum(oracle.num_errors for oracle in oracles)
+    within = num_errors / sum(oracle.num_words for oracle in oracles)
     return word_error(scripts, texts), within
 
 
@@ -281,9 +284,9 @@ def live_error(
     seed: int = 0,
     most_late: float = 0.0,
 ) -> float:
-    """Word error of live captions of a perfect model, with `pause` seconds between sentences.
+    """Return the word error rate of live captions by a model without errors.
 
-    Each reading is up to `most_late` seconds late.
+    There are `pause` seconds between sentences. Each reading is up to `most_late` seconds late.
     """
     rng = random.Random(seed)
     vocabulary = [f"w{number}" for number in range(200)]
@@ -292,7 +295,7 @@ def live_error(
         for number in range(recordings)
     ]
     texts = [
-        followed(
+        live_text(
             script,
             seconds,
             Oracle(script, vocabulary, 0.0, random.Random(number)),

@@ -1,4 +1,4 @@
-"""Files of the pose-format package, written by its specification, for tests of reading."""
+"""A writer of files of the pose-format package, which follows the specification of the format."""
 
 import struct
 from collections.abc import Mapping, Sequence
@@ -15,7 +15,11 @@ def pose_file(
     fps: float = 25,
     size: tuple[int, int] = (200, 100),
 ) -> bytes:
-    """Return a file: `data` (frames, people, points, 2 or 3) in pixels, `confidence` without 2."""
+    """Return the bytes of a file.
+
+    `data`: coordinates in pixels, (frames, people, points, 2 or 3). `confidence`: 0 to 1, (frames,
+    people, points). `size`: (width, height) of the image.
+    """
     kinds = "XYZC" if data.shape[-1] == 3 else "XYC"
 
     def text(value: str) -> bytes:
@@ -29,11 +33,12 @@ def pose_file(
     frames, people = data.shape[:2]
     if version == 0:
         parts.append(struct.pack("<2H", int(fps), frames))
-        for frame, sure in zip(data, confidence):
+        for points_of_frame, confidence_of_frame in zip(data, confidence):
             parts.append(struct.pack("<H", people))
             for number in range(people):
-                both = np.concatenate([frame[number], sure[number, :, None]], axis=-1)
-                parts += [struct.pack("<h", number), both.astype("<f4").tobytes()]
+                known = confidence_of_frame[number, :, None]
+                points = np.concatenate([points_of_frame[number], known], axis=-1)
+                parts += [struct.pack("<h", number), points.astype("<f4").tobytes()]
         return b"".join(parts)
     kind = "<3H" if version < 0.15 else "<fIH"
     parts.append(struct.pack(kind, int(fps) if version < 0.15 else fps, frames, people))

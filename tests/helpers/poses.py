@@ -1,4 +1,4 @@
-"""Pose models for tests: a stand-in whose person is a red dot, and MediaPipe's, where they are."""
+"""Pose models for tests: a stand-in that finds a red dot, and MediaPipe's models if they exist."""
 
 import importlib.util
 import os
@@ -10,11 +10,11 @@ import pytest
 from signvit_jax.media.pose_model import MODEL_FILES
 
 FAKE_LITERT = Path(__file__).parent / "fake_litert"
-VISIBLE = 1 / (1 + np.exp(-2.0))  # the confidence of all points of the stand-in
+VISIBLE = 1 / (1 + np.exp(-2.0))  # the confidence of all points that the stand-in finds
 
 
 def fake_models(folder: Path) -> Path:
-    """Write the models of the stand-in; return their folder."""
+    """Write the stand-in's models to `folder`; return it."""
     folder.mkdir()
     for name, content in zip(MODEL_FILES, (b"detector", b"landmarks"), strict=True):
         (folder / name).write_bytes(content)
@@ -22,14 +22,14 @@ def fake_models(folder: Path) -> Path:
 
 
 def use_fake_litert(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let this process, and children that it starts, import the stand-in."""
+    """Make this process and its children import the stand-in in place of ai_edge_litert."""
     monkeypatch.syspath_prepend(str(FAKE_LITERT))
     paths = (str(FAKE_LITERT), *filter(None, [os.environ.get("PYTHONPATH")]))
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join(paths))
 
 
 def real_models() -> Path:
-    """The folder of MediaPipe's models; skips the test where they or LiteRT are not there."""
+    """Return the folder of MediaPipe's models; skip the test if they or LiteRT are missing."""
     if importlib.util.find_spec("ai_edge_litert") is None:
         pytest.skip("ai-edge-litert is not installed (the extra `keypoints`)")
     folder = Path(os.environ.get("KEYPOINT_MODELS", "build/keypoint_models"))
@@ -39,7 +39,7 @@ def real_models() -> Path:
 
 
 def frame_with_dot(width: int, height: int, x: float, y: float) -> np.ndarray:
-    """A gray frame with a red dot at (x, y), shares of its sides; without one if x is NaN."""
+    """Return a gray frame with a red dot at (x, y), fractions of its sides; no dot if x is NaN."""
     rows, columns = np.mgrid[:height, :width] + 0.5
     frame = np.full((height, width, 3), 40, np.uint8)
     if np.isfinite(x):

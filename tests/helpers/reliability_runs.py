@@ -1,4 +1,4 @@
-"""Starts, stops and compares runs of the crash harness."""
+"""Start, stop and compare runs of the crash harness."""
 
 import csv
 import dataclasses
@@ -20,25 +20,25 @@ from tests.helpers import tiny_run
 
 TOTAL = tiny_run.STEPS_PER_EPOCH * tiny_run.EPOCHS
 SAVED = 2 * tiny_run.STEPS_PER_EPOCH  # steps between two checkpoints
-# As many epochs as in the fixture `trained`, so that its compiled programs are used again.
+# The number of epochs is that of the fixture `trained`, so that its compiled programs are reused.
 FLAGS = (
     "--config.training.save_every_n_epochs=2",
     "--config.training.eval_every_n_epochs=2",
-    # Tracing the decoder's loop would take as long as the rest of a start.
+    # No samples: tracing the decoder's loop would take as long as the rest of a start.
     "--config.training.num_sample_predictions=0",
-    # Augmentation differs in each epoch, so that its random stream is tested too.
+    # Augmentation differs in each epoch, so that the position of its random stream is compared too.
     *(
         f"--config.data.augment.{name}={value}"
         for name, value in (("brightness", 0.3), ("frame_jitter", 0.5), ("rotate", 5))
     ),
 )
-# For one start: a run that takes longer hangs. On an idle machine a start takes 5 s.
+# Seconds after which a run counts as hanging. On an idle machine a start takes 5 s.
 LIMIT_S = 400.0
 TIMES = {"train/clips_per_second", "train/frames_per_second", "train/data_wait"}
 
 
 class Server:
-    """The process from which all runs are forked (see traced_training.py)."""
+    """The server process, from which all runs are forked (see traced_training.py)."""
 
     def __init__(self, cache: Path):
         light = {
@@ -56,7 +56,7 @@ class Server:
         )
 
     def ask(self, request: dict, seconds: float) -> int:
-        """Send a request and return the answer. Raises TimeoutError."""
+        """Send a request and return the answer. Raises TimeoutError after `seconds`."""
         self.process.stdin.write(json.dumps(request) + "\n")
         self.process.stdin.flush()
         return self.answer(seconds)
@@ -77,16 +77,16 @@ class Server:
 
 @dataclasses.dataclass
 class Run:
-    """One run in its workdir, however often it is stopped and restarted.
+    """A run in its workdir, which may be stopped and restarted any number of times.
 
-    `process` is the number of the last start's process.
+    `process` is the process id of the last start.
     """
 
     server: Server
     config: Path
     workdir: Path
     flags: tuple[str, ...] = FLAGS
-    name: str = "run"  # of the files beside the workdir
+    name: str = "run"  # names the trace and output files next to the workdir
 
     @property
     def trace(self) -> Path:
@@ -107,8 +107,8 @@ class Run:
     ) -> None:
         """Start the run.
 
-        `mounts`: file systems that only the run sees. `keep`: the folder to which its workdir is
-        copied at the end, if that is on one of them. `output`: a terminal in place of the file.
+        `mounts`: file systems that only the run sees. `keep`: a folder to which the workdir is
+        copied at the end, if it is on such a file system. `output`: a terminal to use as output.
         """
         argv = [f"--config={self.config}", f"--workdir={self.workdir}", *self.flags, *flags]
         files = {
@@ -122,7 +122,7 @@ class Run:
         )
 
     def wait(self, seconds: float = LIMIT_S) -> int:
-        """Return the exit code. A run that has not ended by then is killed; raises TimeoutError."""
+        """Return the exit code. After `seconds`, kill the run and raise TimeoutError."""
         try:
             return self.server.ask({"wait": self.process}, seconds)
         except TimeoutError:
@@ -133,11 +133,12 @@ class Run:
             ) from None
 
     def go(self, *flags: str, **start) -> int:
+        """Start the run, wait for its end, and return the exit code."""
         self.start(*flags, **start)
         return self.wait()
 
     def since_signal(self) -> float:
-        """Return the seconds since the last signal of the fault was sent."""
+        """Return the seconds since the fault's last signal."""
         return time.monotonic() - float(self.trace.with_suffix(".signaled").read_text())
 
     def messages(self) -> str:
@@ -148,15 +149,16 @@ class Run:
 
 
 def kill(phase: str, count: int = 1, after: float = 0.0, hang: float = 0.0) -> dict:
-    """Return a fault: SIGKILL, `after` seconds after the run enters `phase` for the n-th time.
+    """Return a fault: SIGKILL `after` seconds after the run enters `phase` for the `count`-th time.
 
-    `count`: n, or for "step" the number of the step.
+    For the phase "step", `count` is the number of the step. `hang`: seconds that the run then stays
+    in the phase.
     """
     return {"phase": phase, "count": count, "signals": [[after, signal.SIGKILL]], "hang": hang}
 
 
 def batches(run: Run) -> dict[int, set[tuple]]:
-    """Return step -> its batches; one batch, if each time it was the same."""
+    """Return step -> its different batches; a step that replays the same batch has one."""
     found: dict[int, set[tuple]] = {}
     for line in run.trace.read_text().splitlines():
         step, clips, digest = json.loads(line)
@@ -165,7 +167,7 @@ def batches(run: Run) -> dict[int, set[tuple]]:
 
 
 def figures(run: Run) -> list[dict[str, str]]:
-    """Return the rows of metrics.csv, without the columns of times."""
+    """Return the rows of metrics.csv without the columns that depend on time."""
     with (run.workdir / "metrics.csv").open(newline="") as file:
         return [
             {name: cell for name, cell in row.items() if name not in TIMES}
@@ -174,7 +176,7 @@ def figures(run: Run) -> list[dict[str, str]]:
 
 
 def final_state(run: Run) -> dict[str, bytes]:
-    """Return the bytes of all arrays of the last checkpoint, and of its data position."""
+    """Return the bytes of all arrays of the last checkpoint and of its data iterators' state."""
     folder = run.workdir / "checkpoints" / str(run.steps()[-1])
     state = {path.name: path.read_bytes() for path in (folder / "data_iterator").glob("process_*")}
     for item in ("params", "ema", "opt_state"):
@@ -188,25 +190,25 @@ def final_state(run: Run) -> dict[str, bytes]:
 
 
 def assert_same_run(run: Run, undisturbed: Run) -> None:
-    """Check that losses, batches, parameters, optimizer and positions equal the other run's."""
+    """Check that two runs have equal losses, batches, parameters, optimizers and data positions."""
     assert run.steps()[-1] == undisturbed.steps()[-1] == TOTAL
     assert figures(run) == figures(undisturbed)
     ours, theirs = batches(run), batches(undisturbed)
     assert ours.keys() == theirs.keys() == set(range(1, TOTAL + 1))
-    assert ours == theirs  # also those of replayed steps
-    a, b = final_state(run), final_state(undisturbed)
-    assert a.keys() == b.keys() and len(a) > 50
-    assert [name for name in a if a[name] != b[name]] == []
+    assert ours == theirs  # replayed steps had the same batches too
+    state, expected = final_state(run), final_state(undisturbed)
+    assert state.keys() == expected.keys() and len(state) > 50
+    assert [name for name in state if state[name] != expected[name]] == []
 
 
 def can_mount() -> bool:
-    """Return whether a process may mount file systems of its own."""
+    """Return whether a process may mount file systems in its own namespace."""
     command = ["unshare", "-Urm", "mount", "-t", "tmpfs", "none", "/mnt"]
     return subprocess.run(command, capture_output=True, check=False).returncode == 0
 
 
 def processes_of_session(number: int) -> list[int]:
-    """Return the processes of a run's session, without zombies."""
+    """Return the ids of the processes in a run's session, without zombies."""
     found = []
     for stat in Path("/proc").glob("[0-9]*/stat"):
         try:
@@ -219,6 +221,7 @@ def processes_of_session(number: int) -> list[int]:
 
 
 def wait_until(condition, seconds: float = 30.0) -> bool:
+    """Wait until `condition()` is true, for at most `seconds`; return whether it is."""
     end = time.monotonic() + seconds
     while not condition() and time.monotonic() < end:
         time.sleep(0.02)

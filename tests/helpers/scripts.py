@@ -1,4 +1,4 @@
-"""Scripts of the repository as modules."""
+"""The loader of scripts of the repository as modules."""
 
 import importlib.util
 import sys
@@ -14,6 +14,6 @@ def load_script(name: str) -> ModuleType:
     spec = importlib.util.spec_from_file_location(path.stem, path)
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
-    sys.modules[path.stem] = module  # where dataclasses look for their module
+    sys.modules[path.stem] = module  # dataclasses look for their module there
     spec.loader.exec_module(module)
     return module

@@ -1,4 +1,4 @@
-"""A running `signvit serve --demo`, headless Chromium, and a file for its camera."""
+"""A running `signvit serve --demo`, headless Chromium, and a video file as Chromium's camera."""
 
 import contextlib
 import io
@@ -39,11 +39,11 @@ CHROMIUM_FLAGS = (
 
 
 class Server:
-    """The server as a process of its own; `address` is the page's."""
+    """A process that runs the server; `address` is the address of its page."""
 
     def __init__(self, *flags: str, port: int = 0, temporary: Path | None = None):
         environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-        # The programs of the packaged model are compiled as its users compile them.
+        # The packaged model's programs are compiled with all optimizations, as for users.
         environment.pop("JAX_DISABLE_MOST_OPTIMIZATIONS", None)
         if temporary is not None:
             environment["TMPDIR"] = str(temporary)
@@ -62,7 +62,7 @@ class Server:
         self.port = int(self.address.partition("#")[0].rstrip("/").rpartition(":")[2])
 
     def stop(self, number: int = signal.SIGTERM, seconds: float = 60.0) -> tuple[int, str]:
-        """Send a signal, and wait; return the exit code and standard error."""
+        """Send a signal and wait for the end; return the exit code and the standard error."""
         self.process.send_signal(number)
         _, errors = self.process.communicate(timeout=seconds)
         return self.process.returncode, errors
@@ -70,6 +70,7 @@ class Server:
 
 @contextlib.contextmanager
 def running_server(*flags: str, **options):
+    """Yield a Server; kill it at the end."""
     server = Server(*flags, **options)
     try:
         yield server
@@ -80,14 +81,14 @@ def running_server(*flags: str, **options):
 
 
 class ServedApp(NamedTuple):
-    """An application that a thread of this process serves; `address` is the page's."""
+    """An application that a thread of this process serves; `address` is the address of its page."""
 
     address: str
 
 
 @contextlib.contextmanager
 def served(app):
-    """Serve an application from a thread: for pages whose texts need no model."""
+    """Serve an application from a thread, for tests of pages that need no model."""
     with socket.create_server(("127.0.0.1", 0)) as listening:
         config = uvicorn.Config(app, lifespan="off", log_level="error", ws="websockets-sansio")
         server = uvicorn.Server(config)
@@ -102,7 +103,7 @@ def served(app):
 
 @contextlib.contextmanager
 def chromium(*flags: str):
-    """Yield a browser; skip where there is none."""
+    """Yield a browser; skip the test if there is none."""
     sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
     executable = shutil.which("chromium") or shutil.which("chromium-browser")
     if executable is None:
@@ -118,9 +119,9 @@ def chromium(*flags: str):
 
 
 def write_camera(path: Path, clip: Path, rest_seconds: float) -> float:
-    """Write a clip and a rest after it as the file of a camera; return the clip's seconds.
+    """Write a clip and `rest_seconds` of its last frame as a camera file; return the clip's length.
 
-    Chromium plays it again and again.
+    Chromium plays the file in a loop. The length is in seconds.
     """
     with open_video(clip, Sampling(frame_rate=CAMERA_RATE)) as video:
         frames = [frame for _, frame in video.frames]
@@ -132,7 +133,7 @@ def write_camera(path: Path, clip: Path, rest_seconds: float) -> float:
 
 
 def _jpeg(frame: np.ndarray) -> bytes:
-    """A frame in the middle of an image of a camera's shape, whose sides the model cuts off."""
+    """Return a JPEG of 640 x 480 with the square frame in its middle; the model crops the sides."""
     image = Image.new("RGB", (640, 480), tuple(frame[0, 0].tolist()))
     image.paste(Image.fromarray(frame).resize((480, 480)), (80, 0))
     buffer = io.BytesIO()
@@ -141,9 +142,9 @@ def _jpeg(frame: np.ndarray) -> bytes:
 
 
 def wait_until(check, seconds: float = 30.0, every: float = 0.05):
-    """Return the first true value of `check()`. Fails after `seconds`."""
+    """Call `check` every `every` seconds; return its first true value, or fail after `seconds`."""
     end = time.monotonic() + seconds
     while not (found := check()):
-        assert time.monotonic() < end, f"not within {seconds} s"
+        assert time.monotonic() < end, f"not true within {seconds} s"
         time.sleep(every)
     return found

@@ -1,4 +1,4 @@
-"""Small random decoders, and slow, obvious decoding: the full prefix of one clip per token."""
+"""Small random decoders, and simple, slow decoding: a complete forward pass per clip and token."""
 
 import jax
 import jax.numpy as jnp
@@ -23,21 +23,24 @@ def options(**values) -> SearchOptions:
 def decoder(seed=6, vocab_size=12, max_len=MAX_LEN, sharpness=8.0, kind=TextDecoder):
     """Return a decoder with random weights.
 
-    The embedding is scaled up, most for EOS, so that distributions are peaked and sentences end at
-    all lengths.
+    The embedding is multiplied by `sharpness`, and that of EOS by 1.5 more, so that distributions
+    are peaked and sentences end at different lengths.
     """
     config = DecoderConfig(hidden_dim=WIDTH, num_layers=2, num_heads=2, ff_dim=32, max_len=max_len)
-    made = kind(config, vocab_size, dtype=jnp.float32, rngs=nnx.Rngs(params=jax.random.key(seed)))
-    made.embedding[...] = made.embedding[...].at[EOS].multiply(1.5) * sharpness
-    return made
+    rngs = nnx.Rngs(params=jax.random.key(seed))
+    random_decoder = kind(config, vocab_size, dtype=jnp.float32, rngs=rngs)
+    embedding = random_decoder.embedding
+    embedding[...] = embedding[...].at[EOS].multiply(1.5) * sharpness
+    return random_decoder
 
 
 def memory(clips, seed=0, positions=POSITIONS):
+    """Return a random memory for the decoder, float32 (clips, positions, WIDTH)."""
     return 2.0 * jax.random.normal(jax.random.key(100 + seed), (clips, positions, WIDTH))
 
 
 def ragged(clips, seed=0, positions=POSITIONS):
-    """Return memory, and lengths from 1 to `positions`."""
+    """Return a memory, and random lengths from 1 to `positions`, int32 (clips)."""
     return memory(clips, seed, positions), jnp.asarray(
         1 + np.random.default_rng(seed).integers(0, positions, clips), jnp.int32
     )
@@ -52,7 +55,7 @@ def _forward(decoders, tokens, memories, lengths):
 
 
 def slow_log_probs(sources, clip, prefix):
-    """Return log-probabilities of the token after `prefix`, from a full forward pass.
+    """Return the log-probabilities of the token after `prefix`, from a complete forward pass.
 
     The probabilities of an ensemble are averaged. PAD is impossible.
     """
@@ -72,16 +75,17 @@ def slow_log_probs(sources, clip, prefix):
 
 
 def _without_repeats(log_probs, prefix, size):
+    """Make each token impossible that would repeat an n-gram of `size` tokens of the prefix."""
     if size:
-        runs = {tuple(prefix[i : i + size]) for i in range(len(prefix) - size + 1)}
+        ngrams = {tuple(prefix[i : i + size]) for i in range(len(prefix) - size + 1)}
         for token in range(len(log_probs)):
-            if (*prefix, token)[-size:] in runs:
+            if (*prefix, token)[-size:] in ngrams:
                 log_probs[token] = -np.inf
     return log_probs
 
 
 def slow_greedy(sources, clip, max_len, no_repeat=0):
-    """Return the tokens, and the log-probability of each."""
+    """Return the tokens of the greedy sentence and the log-probability of each token."""
     sources = [sources] if isinstance(sources, Source) else sources
     tokens, token_log_probs = [BOS], [0.0]
     while len(tokens) < max_len and tokens[-1] != EOS:
@@ -97,12 +101,15 @@ def slow_beam(sources, clip, max_len, beam_size, divisor, no_repeat=0, with_gree
     `divisor(length)` normalizes scores. `with_greedy`: add the greedy sentence if pruning lost it.
     """
     sources = [sources] if isinstance(sources, Source) else sources
-    ended = lambda tokens: len(tokens) > 1 and tokens[-1] == EOS  # noqa: E731
+
+    def has_ended(tokens):
+        return len(tokens) > 1 and tokens[-1] == EOS
+
     beams = [([BOS], 0.0)]
     for _ in range(max_len - 1):
         candidates = []
         for tokens, total in beams:
-            if ended(tokens):
+            if has_ended(tokens):
                 candidates.append((tokens, total))
                 continue
             log_probs = _without_repeats(slow_log_probs(sources, clip, tokens), tokens, no_repeat)
@@ -117,9 +124,8 @@ def slow_beam(sources, clip, max_len, beam_size, divisor, no_repeat=0, with_gree
     found = [(tokens, total / divisor(len(tokens))) for tokens, total in beams]
     tokens, token_log_probs = slow_greedy(sources, clip, max_len, no_repeat)
     if with_greedy and tokens not in [t for t, _ in found]:
-        found = sorted(
-            [*found, (tokens, sum(token_log_probs) / divisor(len(tokens)))], key=lambda one: -one[1]
-        )[:beam_size]
+        found.append((tokens, sum(token_log_probs) / divisor(len(tokens))))
+        found = sorted(found, key=lambda hypothesis: -hypothesis[1])[:beam_size]
     return found
 
 
@@ -129,7 +135,7 @@ def sentence(row):
 
 
 class CountingDecoder(TextDecoder):
-    """A decoder that reports every decoding step to `steps`."""
+    """A decoder that appends the position of every decoding step to `steps`."""
 
     steps = []  # noqa: RUF012
 

@@ -17,9 +17,9 @@ MOBILENET = {
 
 
 def config(**changes) -> Config:
-    """Return the tiny config. `changes`: dotted keys with `__` for the dot.
+    """Return the tiny config with changes; a key such as `model__ctc__source` is model.ctc.source.
 
-    Dropout is in the config, but acts only if a key is passed.
+    The config has dropout rates, but dropout is applied only if a call gets a random key.
     """
     values = {
         "model": {
@@ -60,14 +60,15 @@ def config(**changes) -> Config:
 
 
 def model(tiny: Config, seed: int = 0) -> SignTranslator:
-    # Not jitted: a program would be compiled for every config, while single operations are compiled
-    # once for all models.
+    """Return a model with random parameters."""
+    # Not jitted: jit would compile a program for every config; single operations are compiled once
+    # for all models.
     rngs = nnx.Rngs(params=jax.random.key(seed))
     return SignTranslator.from_config(tiny, VOCABULARY, rngs=rngs)
 
 
 def batch(clips: int = 4, frames: int = 6, seed: int = 0) -> dict[str, np.ndarray]:
-    """Return a batch of several lengths; texts are short enough for CTC."""
+    """Return a batch whose clips have different lengths; texts are short enough for CTC."""
     rng = np.random.default_rng(seed)
     tokens = np.zeros((clips, 6), np.int32)
     lengths = rng.integers(3, 5, clips).astype(np.int32)  # one or two words between BOS and EOS
@@ -87,11 +88,11 @@ def batch(clips: int = 4, frames: int = 6, seed: int = 0) -> dict[str, np.ndarra
 
 
 @jax.jit
-def outputs(translator: SignTranslator, given: dict, key=None) -> tuple:
+def outputs(translator: SignTranslator, inputs: dict, key=None) -> tuple:
     """Return (pooled tokens, decoder logits, CTC logits)."""
-    encoded = translator.encode(jnp.asarray(given["video"]), given["frame_lengths"], key)
+    encoded = translator.encode(jnp.asarray(inputs["video"]), inputs["frame_lengths"], key)
     return (
         encoded.pooled,
-        translator.logits(encoded, given["tokens"][:, :-1], key),
+        translator.logits(encoded, inputs["tokens"][:, :-1], key),
         translator.ctc_logits(encoded, key)[0],
     )

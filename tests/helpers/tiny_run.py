@@ -1,4 +1,4 @@
-"""The smallest complete run: drawn videos, a config file, and the commands that a user calls."""
+"""The smallest complete run: drawn videos, a config file, and the commands that a user runs."""
 
 import contextlib
 import os
@@ -51,7 +51,7 @@ def get_config():
 def draw_clips(folder: Path) -> None:
     """Write `videos/` and `clips.csv` into `folder`.
 
-    A color stands for who, the motion of a bar for what. Each video has its own length.
+    The color of a bar shows who acts, its motion what they do. The videos have different lengths.
     """
     (folder / "videos").mkdir(parents=True)
     rows = ["uid,text,split"]
@@ -65,12 +65,12 @@ def draw_clips(folder: Path) -> None:
 
 
 def no_batches() -> tuple[()]:
-    """Return no clips to calibrate INT8 inputs on, for exports that have none."""
+    """Return no batches, for exports that do not calibrate INT8 inputs."""
     return ()
 
 
 def frames_of(who: int, what: int, count: int) -> np.ndarray:
-    """Return frames uint8 (count, h, w, 3)."""
+    """Return the frames of a clip, uint8 (count, h, w, 3); `who` and `what` index WHO and WHAT."""
     frames = np.full((count, SIZE, SIZE, 3), 30, np.uint8)
     for t, frame in enumerate(frames):
         start = (4 * what + t * (what - 2)) % (SIZE - 8)
@@ -99,12 +99,12 @@ def write_config(path: Path, data_dir: Path) -> Path:
 
 @contextlib.contextmanager
 def light_jax(cache: Path) -> Iterator[None]:
-    """Compile without optimization, in a third of the time, and cache programs in `cache`.
+    """Compile without optimizations, in a third of the time, and cache programs in `cache`.
 
     JAX's settings are restored at the end of the context.
     """
-    before = {name: jax.config.values[name] for name in _light_settings(cache)}
-    environment = os.environ.get("JAX_COMPILATION_CACHE_DIR")
+    settings = {name: jax.config.values[name] for name in _light_settings(cache)}
+    cache_variable = os.environ.get("JAX_COMPILATION_CACHE_DIR")
     try:
         os.environ["JAX_COMPILATION_CACHE_DIR"] = str(cache)
         for name, value in _light_settings(cache).items():
@@ -112,12 +112,12 @@ def light_jax(cache: Path) -> Iterator[None]:
         compilation_cache.reset_cache()
         yield
     finally:
-        for name, value in before.items():
+        for name, value in settings.items():
             jax.config.update(name, value)
         compilation_cache.reset_cache()
         del os.environ["JAX_COMPILATION_CACHE_DIR"]
-        if environment is not None:
-            os.environ["JAX_COMPILATION_CACHE_DIR"] = environment
+        if cache_variable is not None:
+            os.environ["JAX_COMPILATION_CACHE_DIR"] = cache_variable
 
 
 def _light_settings(cache: Path) -> dict[str, object]:
@@ -129,12 +129,12 @@ def _light_settings(cache: Path) -> dict[str, object]:
 
 
 def command(main: Callable[[Sequence[str]], int], *arguments: object) -> int:
-    """Return the exit code of a command called in this process."""
+    """Run a command in this process and return its exit code."""
     return run_command(lambda: main([str(argument) for argument in arguments]))
 
 
 def open_below(folder: Path) -> list[str]:
-    """Return the files and folders below `folder` that this process has open."""
+    """Return `folder` and the paths below it that this process has open."""
     found = []
     for link in Path("/proc/self/fd").iterdir():
         with contextlib.suppress(OSError):

@@ -1,4 +1,4 @@
-"""A tiny data set in the real format, written by TFDS itself, for tests of reading."""
+"""A tiny data set, written by TFDS itself in the real format, for tests of reading."""
 
 import io
 from collections.abc import Mapping, Sequence
@@ -13,7 +13,7 @@ from signvit_jax.data.keypoints import KeypointLayout
 
 
 class Toy(tfds.core.GeneratorBasedBuilder):
-    """A builder of given records."""
+    """A builder that writes the records of each split that it is given."""
 
     VERSION = tfds.core.Version("1.0.0")
     pkg_dir_path = Path(__file__).parent
@@ -48,7 +48,7 @@ class Toy(tfds.core.GeneratorBasedBuilder):
 def write(data_dir: Path, layout: KeypointLayout | None = None, **splits: Sequence[dict]) -> Path:
     """Build the data set `toy`; return its version folder.
 
-    `layout`: that of the records' keypoints.
+    `layout`: the layout of the keypoints of the records, if they have keypoints.
     """
     builder = Toy(splits, layout, data_dir=str(data_dir))
     builder.download_and_prepare(
@@ -65,6 +65,7 @@ def record(
     gloss: str = "",
     frames: Sequence[bytes] | None = None,
 ) -> dict:
+    """Return a record with `frames` (JPEGs), or else with `num_frames` uniform gray frames."""
     if frames is None:
         frames = [gray_jpeg(8 * k % 256) for k in range(num_frames)]
     return {

@@ -1,23 +1,24 @@
-"""The program that the crash harness runs: the train command, with a fault.
+"""The program that the crash harness runs: the train command, with an injected fault.
 
-It is started once as a server (`python traced_training.py`), which has imported everything and
-forks the runs. It reads requests, one JSON line each, and answers each with one line:
+It is started once as a server (`python traced_training.py`), which imports everything and then
+forks the runs. It reads requests, one JSON object per line, and answers each with one line:
 
 `{"argv": [...], "environment": {...}, "trace": FILE, "output": FILE, "fault": {...}}` forks a run;
-the answer is its process number.
-`{"wait": NUMBER}`: the answer is the exit code of a run (-9 for SIGKILL), once it has ended.
+the answer is its process id.
+`{"wait": PROCESS_ID}` waits for the end of a run; the answer is its exit code (-9 for SIGKILL).
 
-A run is a real process, in a session of its own, that runs what `python -m signvit_jax.train` runs;
-only the imports are shared. The server has no JAX device and no thread when it forks.
+A run is a separate process in its own session, and runs the code of `python -m signvit_jax.train`;
+it shares only the imports with the server. The server has no JAX device and no thread when it
+forks.
 
-With `"mounts": [[arguments of mount], ...]` the run has file systems of its own; `"keep": [FROM,
-TO]` copies a folder of them at its end.
+With `"mounts": [[arguments of mount], ...]` the run mounts file systems that only it sees. With
+`"keep": [FROM, TO]` a folder of them is copied when the run ends.
 
 Fault: when a start enters `phase` for the `count`-th time ("step": when the run takes the batch of
-step `count`), signals are sent to it (`signals`: [[seconds from then, number], ...]), and it stays
-in that phase for `hang` seconds, so that the signal reaches it there. With `fill` (a folder) the
-folder's disk is filled first, to the last byte, and again at each later step, until step `free_at`.
-With `"plots": true` metrics.png is drawn at the end of each epoch.
+step `count`), it gets signals (`signals`: [[seconds from then, signal number], ...]), and it stays
+in that phase for `hang` seconds, so that it gets the signals there. With `fill` (a folder) the
+folder's disk is first filled to the last byte, and filled again at each later step; step `free_at`
+frees it. With `"plots": true` metrics.png is drawn after every epoch, not at most once a minute.
 """
 
 import contextlib
@@ -59,7 +60,7 @@ def main() -> None:
 
 def _run(request: dict) -> None:
     os.setsid()
-    # A terminal that is opened for reading too becomes the session's controlling terminal.
+    # A terminal becomes the controlling terminal of the session if it is opened for reading too.
     for number, path, flags in (
         (0, os.devnull, os.O_RDONLY),
         (1, request["output"], os.O_RDWR | os.O_CREAT | os.O_APPEND),
@@ -95,10 +96,10 @@ def _mount(mounts: list[list[str]]) -> None:
 
 
 def _trace_batches(trace: Path) -> None:
-    """Write a line for every training batch that is taken: step, clips, digest of all arrays."""
+    """Write a line for every training batch of the run: step, clips, digest of all arrays."""
     read = BatchIterator.__next__
 
-    def traced(self):
+    def traced_next(self):
         batch = read(self)
         if self._source._training:
             digest = hashlib.sha256()
@@ -111,10 +112,12 @@ def _trace_batches(trace: Path) -> None:
                 file.write(json.dumps(line) + "\n")
         return batch
 
-    BatchIterator.__next__ = traced
+    BatchIterator.__next__ = traced_next
 
 
 class _Fault:
+    """A fault as the module docstring describes it; `install` patches the train command."""
+
     def __init__(
         self,
         signaled: Path,
@@ -133,7 +136,7 @@ class _Fault:
         self.plots = plots
         self.filling = fill and Path(fill) / "of_somebody_else"
         self.free_at = free_at
-        self.left = count  # for "step": the number of the step
+        self.count = count  # entries until the fault occurs; for "step": the number of the step
 
     def install(self) -> None:
         if self.plots:
@@ -148,8 +151,8 @@ class _Fault:
         }[self.phase]()
 
     def enter_phase(self) -> None:
-        self.left -= 1
-        if self.left == 0:
+        self.count -= 1
+        if self.count == 0:
             self.strike()
 
     def strike(self) -> None:
@@ -173,68 +176,68 @@ class _Fault:
             os.kill(os.getpid(), number)
 
     def _in_step(self) -> None:
-        """Strike when the training batch of the step is taken, milliseconds before the step."""
+        """Strike when the run takes the batch of the step, milliseconds before the step."""
         read = BatchIterator.__next__
 
-        def taken(iterator):
+        def take(iterator):
             batch = read(iterator)
             if not iterator._source._training:
                 return batch
             step = iterator.next_step
-            if step == self.left:
+            if step == self.count:
                 self.strike()
-            if self.filling and self.left < step <= (self.free_at or step):
+            if self.filling and self.count < step <= (self.free_at or step):
                 self._fill()
                 if step == self.free_at:
                     self.filling.unlink()
             return batch
 
-        BatchIterator.__next__ = taken
+        BatchIterator.__next__ = take
 
     def _in_compile(self) -> None:
-        """Count the programs of train steps, before each is traced and compiled."""
+        """Count compilations of train steps; a fault occurs before the step is traced."""
         compile_step = CompiledSteps.compile
 
-        def compiled(steps, *operands):
+        def compile_or_strike(steps, *operands):
             self.enter_phase()
             return compile_step(steps, *operands)
 
-        CompiledSteps.compile = compiled
+        CompiledSteps.compile = compile_or_strike
 
     def _in_save(self) -> None:
-        """Count saves, at the start of each: arrays are copied, then written in the background."""
+        """Count saves; a fault occurs before arrays are copied and written in the background."""
         save = store.CheckpointStore.save
 
-        def saved(store, *arguments, **options):
+        def save_or_strike(store, *arguments, **options):
             self.enter_phase()
             save(store, *arguments, **options)
 
-        store.CheckpointStore.save = saved
+        store.CheckpointStore.save = save_or_strike
 
     def _in_manifest(self) -> None:
-        """Count manifests, before each is written: the step still has its temporary name."""
+        """Count manifests; a fault occurs before the write: the step has its temporary name."""
         write = store.write_manifest
 
-        def written(folder):
+        def write_or_strike(folder):
             self.enter_phase()
             write(folder)
 
-        store.write_manifest = written
+        store.write_manifest = write_or_strike
 
     def _in_eval(self) -> None:
-        """Count the batches of evaluations."""
+        """Count the batches of evaluations; a fault occurs before a batch is evaluated."""
         make = validation.make_eval_step
 
-        def made(*arguments):
+        def make_striking_step(*arguments):
             step = make(*arguments)
 
-            def evaluated(*operands):
+            def evaluate_or_strike(*operands):
                 self.enter_phase()
                 return step(*operands)
 
-            return evaluated
+            return evaluate_or_strike
 
-        validation.make_eval_step = made
+        validation.make_eval_step = make_striking_step
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""All frames of a video at once, for tests; the product reads frame by frame or JPEGs."""
+"""All frames of a video at once, for tests; the package itself reads frame by frame."""
 
 import os
 from collections.abc import Iterator
@@ -9,18 +9,18 @@ from jaxtyping import UInt8
 
 from signvit_jax.media.video import Sampling, VideoLimits, VideoReader, open_video
 
-_reader = VideoReader()  # its child decodes all files of a test run
+_reader = VideoReader()  # its child process decodes all files of a test run
 
 
 class Video(NamedTuple):
     frames: UInt8[np.ndarray, "t h w 3"]
-    fps: float  # measured
+    fps: float  # as measured by the reader
 
 
 def read_video(
     path: str | os.PathLike, *, limits: VideoLimits | None = None, **sampling: float
 ) -> Video:
-    """Read all frames; `sampling` are fields of `Sampling`. Raises VideoDecodeError."""
+    """Read all frames; `sampling`: fields of `Sampling`. Raises VideoDecodeError."""
     frames = _reader.iterate(path, Sampling(**sampling), limits or VideoLimits())
     return Video(np.stack([frame for _, frame in frames]), _reader.fps)
 

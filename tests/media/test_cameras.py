@@ -1,4 +1,4 @@
-"""Cameras by PyAV. There is none here: FFmpeg's own test image stands for one."""
+"""Tests of cameras read by PyAV. FFmpeg's own test image replaces a camera."""
 
 import sys
 import threading
@@ -12,7 +12,7 @@ from signvit_jax.media.cameras import SourceError, can_read_cameras, open_camera
 
 @pytest.fixture
 def red_camera(monkeypatch) -> str:
-    """The name of a camera that gives five images, of red."""
+    """The name of a stand-in camera that gives five red images."""
     monkeypatch.setitem(cameras._FORMATS, sys.platform, "lavfi")
     return "color=c=red:size=64x48:rate=25:duration=0.2"
 
@@ -37,38 +37,38 @@ def test_a_camera_is_read_until_it_is_stopped(red_camera):
     assert list(frames) == []
 
 
-def test_a_camera_without_a_frame_yet_is_asked_again(red_camera, monkeypatch):
-    answers = iter([BlockingIOError(11, "no frame yet"), None])
-    original = cameras.av.open
+def test_a_camera_without_a_frame_yet_is_read_again(red_camera, monkeypatch):
+    errors = iter([BlockingIOError(11, "no frame yet"), None])
+    open_device = cameras.av.open
 
     class Device:
         def __init__(self, *arguments, **options):
-            self.real = original(*arguments, **options)
+            self.container = open_device(*arguments, **options)
 
         def __enter__(self):
             return self
 
         def __exit__(self, *_):
-            self.real.close()
+            self.container.close()
 
         def decode(self, video):
-            if error := next(answers):
+            if error := next(errors):
                 raise error
-            return self.real.decode(video=video)
+            return self.container.decode(video=video)
 
     monkeypatch.setattr(cameras.av, "open", Device)
     assert next(open_camera(red_camera)(threading.Event())).shape == (48, 64, 3)
 
 
 @pytest.mark.skipif(not can_read_cameras(), reason="no camera devices in this PyAV")
-def test_a_camera_that_is_not_there_is_an_error():
+def test_a_missing_camera_is_an_error():
     with pytest.raises(SourceError, match=r"camera 9753 cannot be opened .*numbered from 0"):
         open_camera(9753)
     with pytest.raises(SourceError, match="camera /dev/nothing cannot be opened"):
         open_source("/dev/nothing", None, lambda image: image, 8, 6.0)
 
 
-def test_on_a_system_without_cameras_opening_one_is_an_error(monkeypatch):
+def test_opening_a_camera_is_an_error_if_pyav_reads_none(monkeypatch):
     monkeypatch.delitem(cameras._FORMATS, sys.platform)
     assert not can_read_cameras()
     with pytest.raises(SourceError, match="this PyAV reads no cameras on"):

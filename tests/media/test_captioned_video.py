@@ -1,4 +1,4 @@
-"""Videos with captions: what is in the frames and in the text track, and what is refused."""
+"""Tests of videos with captions: frames, text track, and which videos are refused."""
 
 import errno
 from fractions import Fraction
@@ -17,7 +17,7 @@ from tests.helpers.clip_makers import encode, shades
 CAPTIONS = [TimedText(500, 1000, "good\nday"), TimedText(1500, 3000, "שלום & <b>")]
 
 
-def with_sound(path, seconds=3):
+def write_with_sound(path, seconds=3):
     """Write a gray video of 10 frames per second, with a tone in AAC."""
     with av.open(str(path), "w") as container:
         video = container.add_stream("libx264", rate=10)
@@ -35,6 +35,7 @@ def with_sound(path, seconds=3):
 
 
 def packets(path, kind):
+    """Return (seconds, bytes) of each packet of the only stream of this kind."""
     with av.open(str(path)) as container:
         (stream,) = (s for s in container.streams if s.type == kind)
         return [
@@ -45,17 +46,17 @@ def packets(path, kind):
 
 
 def test_a_text_track_has_the_captions_and_the_video_is_copied(tmp_path):
-    video = with_sound(tmp_path / "in.mp4")
+    video = write_with_sound(tmp_path / "in.mp4")
     output = tmp_path / "out.mp4"
     assert write_captioned(video, output, CAPTIONS, language="heb") == []
     for kind in ("video", "audio"):
         assert packets(output, kind) == packets(video, kind)
-    texts = [(at, raw[2:].decode()) for at, raw in packets(output, "subtitle")]
-    assert [(at, text) for at, text in texts if text] == [
+    texts = [(seconds, raw[2:].decode()) for seconds, raw in packets(output, "subtitle")]
+    assert [(seconds, text) for seconds, text in texts if text] == [
         (0.5, "good\nday"),
         (1.5, "שלום & <b>"),
     ]
-    assert [at for at, text in texts if not text] == [0.0, 1.0]  # in which nothing is shown
+    assert [seconds for seconds, text in texts if not text] == [0.0, 1.0]  # times without a caption
     with av.open(str(output)) as container:
         assert container.streams.subtitles[0].metadata["language"] == "heb"
         with av.open(str(video)) as before:
@@ -63,25 +64,25 @@ def test_a_text_track_has_the_captions_and_the_video_is_copied(tmp_path):
 
 
 def test_burnt_captions_are_in_the_frames_of_their_time(tmp_path):
-    video = with_sound(tmp_path / "in.mp4")
+    video = write_with_sound(tmp_path / "in.mp4")
     output = tmp_path / "out.mp4"
-    asked = []
+    draw_calls = []
 
     def draw(number, size):
-        asked.append((number, size))
+        draw_calls.append((number, size))
         image = np.zeros((10, 20, 4), np.uint8)
         image[..., :] = (255, 255, 255, 255)
         image[:, :10, 3] = 0
         return DrawnCaption(20, 30, image)
 
     assert write_captioned(video, output, CAPTIONS, draw=draw) == []
-    assert asked == [(0, (64, 48)), (1, (64, 48))]  # each is drawn once
+    assert draw_calls == [(0, (64, 48)), (1, (64, 48))]  # each caption is drawn once
     assert packets(output, "audio") == packets(video, "audio")
     with av.open(str(output)) as container:
         frames = [(f.time, f.to_ndarray(format="rgb24")) for f in container.decode(video=0)]
     assert len(frames) == 30
-    lit = {round(at, 1) for at, frame in frames if frame[31:39, 31:39].mean() > 200}
-    assert lit == {n / 10 for n in (*range(5, 10), *range(15, 30))}
+    captioned = {round(seconds, 1) for seconds, frame in frames if frame[31:39, 31:39].mean() > 200}
+    assert captioned == {n / 10 for n in (*range(5, 10), *range(15, 30))}
     assert all(abs(frame[31:39, 21:29].mean() - 100) < 6 for _, frame in frames)  # transparent
 
 
@@ -96,7 +97,7 @@ def test_odd_sizes_and_other_containers_are_burnt_in(tmp_path):
         assert (container.streams.video[0].width, container.streams.video[0].height) == (46, 32)
 
 
-def test_what_mp4_cannot_hold_is_refused_by_name(tmp_path):
+def test_a_codec_that_mp4_cannot_hold_is_named(tmp_path):
     video = encode(tmp_path / "in.avi", shades(5), codec="ffv1")
     with pytest.raises(VideoDecodeError, match=r"codec ffv1 cannot be in mp4.*--burn_in"):
         write_captioned(video, tmp_path / "out.mp4", CAPTIONS)
@@ -104,7 +105,7 @@ def test_what_mp4_cannot_hold_is_refused_by_name(tmp_path):
 
 
 @pytest.mark.parametrize("draw", [None, lambda *_: DrawnCaption(0, 0, np.zeros((1, 1, 4), "u1"))])
-def test_what_is_no_video_is_refused_and_the_old_file_stays(tmp_path, draw):
+def test_an_invalid_video_is_refused_and_the_old_file_stays(tmp_path, draw):
     (tmp_path / "bad.mp4").write_bytes(b"no video" * 100)
     output = tmp_path / "out.mp4"
     output.write_text("before")
@@ -116,7 +117,7 @@ def test_what_is_no_video_is_refused_and_the_old_file_stays(tmp_path, draw):
     assert output.read_text() == "before" and len(list(tmp_path.iterdir())) == 3
 
 
-def test_a_child_that_dies_is_a_decode_error(tmp_path, monkeypatch):
+def test_a_crash_of_the_child_is_a_decode_error(tmp_path, monkeypatch):
     worker = tmp_path / "worker.py"
     worker.write_text("import os; os.abort()")
     monkeypatch.setattr(captioned_video, "_WORKER", worker)
@@ -145,15 +146,15 @@ def test_captions_are_drawn_at_the_bottom_within_the_frame():
     assert (small.image[..., 3] == 255).any() and (small.image[0, :, 3] == 0).any()
     long = draw_caption(cue("a lot of words " * 12), (320, 240), font)
     assert long.image.shape[1] <= 320 and long.image.shape[0] > 2 * height
-    one = draw_caption(cue("x" * 60, ("x" * 60,)), (320, 240), font)  # smaller letters, one line
-    assert one.image.shape[1] <= 320 and one.image.shape[0] < height
+    narrow = draw_caption(cue("x" * 60, ("x" * 60,)), (320, 240), font)  # one line, smaller letters
+    assert narrow.image.shape[1] <= 320 and narrow.image.shape[0] < height
 
 
 def test_right_to_left_lines_are_drawn_from_the_right():
     font = font_for(["שלום"])
-    first = draw_caption(cue("של", ("שלום .",)), (640, 360), font)
-    # The full stop is the last letter, at the left: few pixels there.
-    ink = (first.image[..., 3] > 0).sum(0)
+    caption = draw_caption(cue("של", ("שלום .",)), (640, 360), font)
+    # The text ends with a full stop, so the left end of the line has few pixels.
+    ink = (caption.image[..., 3] > 0).sum(0)
     assert ink[: len(ink) // 6].sum() < ink[-len(ink) // 6 :].sum()
 
 

@@ -1,4 +1,4 @@
-"""Contact sheets: which frames they show, and where."""
+"""Tests of contact sheets: which frames they show, and where."""
 
 import numpy as np
 

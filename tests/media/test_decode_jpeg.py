@@ -1,4 +1,4 @@
-"""JPEGs from strangers, decoded in the child."""
+"""Tests of JPEGs from untrusted clients, decoded in the child process."""
 
 import io
 
@@ -11,11 +11,11 @@ from signvit_jax.media.video import VideoDecodeError, VideoLimits, decode_jpeg
 LIMITS = VideoLimits(max_bytes=1 << 20, max_pixels=500_000, cpu_seconds=5, wall_seconds=20)
 
 
-def jpeg(width: int, height: int, kind: str = "JPEG") -> bytes:
+def jpeg(width: int, height: int, image_format: str = "JPEG") -> bytes:
     image = np.zeros((height, width, 3), np.uint8)
     image[:, : width // 2] = (200, 30, 30)
     buffer = io.BytesIO()
-    Image.fromarray(image).save(buffer, kind, quality=90)
+    Image.fromarray(image).save(buffer, image_format, quality=90)
     return buffer.getvalue()
 
 
@@ -37,9 +37,9 @@ def test_a_jpeg_is_decoded_and_a_large_one_halved():
         (jpeg(1000, 800), "1000x800 pixels"),
         (jpeg(64, 48) + bytes(1 << 20), "max_bytes"),
     ],
-    ids=["empty", "other", "png", "cut", "large", "long"],
+    ids=["empty", "gif", "png", "truncated", "many pixels", "many bytes"],
 )
-def test_what_is_no_small_jpeg_is_refused_and_the_next_one_read(content, reason):
+def test_other_files_and_large_jpegs_are_refused_and_the_next_jpeg_is_read(content, reason):
     with pytest.raises(VideoDecodeError, match=reason):
         decode_jpeg(content, 40, LIMITS)
     assert decode_jpeg(jpeg(64, 48), 40, LIMITS).shape == (48, 64, 3)

@@ -1,4 +1,4 @@
-"""Folders of PNG or JPEG images as videos: the right frames, or the documented error."""
+"""Tests of folders of PNG or JPEG images as videos: the right frames, or the documented error."""
 
 import io
 import os
@@ -15,18 +15,19 @@ from signvit_jax.media.video import JpegVideo, Sampling, VideoDecodeError, Video
 from tests.helpers.clip_makers import shade_numbers, shades
 
 
-def folder_of(root: Path, count: int, name: str = "images{}.png", **options) -> Path:
+def write_images(root: Path, count: int, name: str = "images{}.png", **options) -> Path:
     root.mkdir(exist_ok=True)
     for number, image in enumerate(shades(count), 1):
         Image.fromarray(image).save(root / name.format(number), **options)
     return root
 
 
-def decoded(video: JpegVideo) -> np.ndarray:
+def decode(video: JpegVideo) -> np.ndarray:
     return np.stack([np.asarray(Image.open(io.BytesIO(jpeg))) for jpeg in video.frames])
 
 
 def reason(folder: Path, **limits) -> str:
+    """Return the message of the VideoDecodeError that reading the folder raises."""
     with pytest.raises(VideoDecodeError) as caught:
         read_image_folder(folder, 25.0, Sampling(), limits=VideoLimits(**limits))
     return str(caught.value)
@@ -34,8 +35,8 @@ def reason(folder: Path, **limits) -> str:
 
 @pytest.mark.parametrize("name", ["images{}.png", "{}.JPG", "a 1 %d {:03d}é.jpeg"])
 def test_images_are_in_numeric_order(tmp_path, name):
-    video = read_image_folder(folder_of(tmp_path / "a", 12, name), 25.0, Sampling())
-    assert shade_numbers(decoded(video)) == list(range(12))
+    video = read_image_folder(write_images(tmp_path / "a", 12, name), 25.0, Sampling())
+    assert shade_numbers(decode(video)) == list(range(12))
     assert (video.fps, video.height, video.width) == (25.0, 48, 64)
 
 
@@ -50,15 +51,15 @@ def test_images_are_in_numeric_order(tmp_path, name):
     ],
 )
 def test_frames_are_chosen_by_time(tmp_path, sampling, numbers):
-    video = read_image_folder(folder_of(tmp_path / "a", 10), 10.0, sampling)
-    assert shade_numbers(decoded(video)) == numbers
+    video = read_image_folder(write_images(tmp_path / "a", 10), 10.0, sampling)
+    assert shade_numbers(decode(video)) == numbers
 
 
 def test_images_are_shrunk_and_get_the_size_of_the_first(tmp_path):
-    folder = folder_of(tmp_path / "a", 3, "{}.jpg")
+    folder = write_images(tmp_path / "a", 3, "{}.jpg")
     Image.fromarray(shades(1, 96, 128)[0]).save(folder / "2.jpg")
     video = read_image_folder(folder, 25.0, Sampling(short_side=24))
-    assert decoded(video).shape == (3, 24, 32, 3)
+    assert decode(video).shape == (3, 24, 32, 3)
 
 
 @pytest.mark.parametrize("mode", ["L", "1", "P", "RGBA", "LA", "I;16", "CMYK"])
@@ -71,10 +72,12 @@ def test_every_image_mode_becomes_rgb(tmp_path, mode):
         if mode in ("RGBA", "LA"):
             image.putalpha(0)
     image.save(tmp_path / "a" / ("1.jpg" if mode == "CMYK" else "1.png"))
-    assert decoded(read_image_folder(tmp_path / "a", 25.0, Sampling())).min() > 250
+    assert decode(read_image_folder(tmp_path / "a", 25.0, Sampling())).min() > 250
 
 
-def huge_png(path: Path, side: int) -> None:
+def write_huge_png(path: Path, side: int) -> None:
+    """Write a PNG whose header has side x side pixels and whose image data are empty."""
+
     def chunk(kind: bytes, data: bytes) -> bytes:
         return (
             struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
@@ -101,7 +104,7 @@ def huge_png(path: Path, side: int) -> None:
     ],
 )
 def test_the_error_of_an_undecodable_image_names_it(tmp_path, content):
-    folder = folder_of(tmp_path / "a", 2)
+    folder = write_images(tmp_path / "a", 2)
     (folder / "images2.png").write_bytes(content)
     assert "images2.png: not a complete PNG or JPEG image" in reason(folder)
 
@@ -119,24 +122,27 @@ def test_a_truncated_image_is_an_error(tmp_path, name, percent):
 
 def test_an_image_of_16384_by_16384_is_refused_by_its_header(tmp_path):
     (tmp_path / "a").mkdir()
-    huge_png(tmp_path / "a" / "1.png", 16384)
+    write_huge_png(tmp_path / "a" / "1.png", 16384)
     assert "(max_pixels)" in reason(tmp_path / "a") or "decompression bomb" in reason(
         tmp_path / "a"
     )
 
 
 def test_links_pipes_and_folders_are_not_read(tmp_path):
-    secret = folder_of(tmp_path / "secret", 1) / "images1.png"
-    for make in (lambda path: path.symlink_to(secret), os.mkfifo, os.mkdir):
-        folder = folder_of(tmp_path / "a", 1)
-        make(folder / "images2.png")
+    secret = write_images(tmp_path / "secret", 1) / "images1.png"
+    for create in (lambda path: path.symlink_to(secret), os.mkfifo, os.mkdir):
+        folder = write_images(tmp_path / "a", 1)
+        create(folder / "images2.png")
         assert "images2.png" in reason(folder)
-        last = folder / "images2.png"
-        last.rmdir() if last.is_dir() and not last.is_symlink() else last.unlink()
+        created = folder / "images2.png"
+        if created.is_dir() and not created.is_symlink():
+            created.rmdir()
+        else:
+            created.unlink()
 
 
 def test_each_limit_is_named_in_its_error(tmp_path):
-    folder = folder_of(tmp_path / "a", 5)
+    folder = write_images(tmp_path / "a", 5)
     for name, value in (
         ("max_frames", 4),
         ("max_pixels", 100),
@@ -154,4 +160,4 @@ def test_empty_and_missing_folders_are_errors(tmp_path):
     assert "no PNG or JPEG in it" in reason(tmp_path / "a")
     assert "No such file" in reason(tmp_path / "none")
     with pytest.raises(VideoDecodeError, match=r"no frame from 9 s on: its images end at 0.08 s"):
-        read_image_folder(folder_of(tmp_path / "b", 2), 25.0, Sampling(start=9.0))
+        read_image_folder(write_images(tmp_path / "b", 2), 25.0, Sampling(start=9.0))

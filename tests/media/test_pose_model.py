@@ -1,4 +1,4 @@
-"""The pose of a signer: where the models' points are in the image."""
+"""Tests of the pose of a signer: the positions of the models' points in the image."""
 
 import sys
 
@@ -8,11 +8,12 @@ import pytest
 from signvit_jax.media.pose_model import PoseModel, PoseModelError
 from tests.helpers.poses import VISIBLE, fake_models, frame_with_dot, real_models, use_fake_litert
 
-NOWHERE = float("nan")
+NO_PERSON = float("nan")
 
 
 @pytest.fixture
 def fake(monkeypatch, tmp_path):
+    """The folder of stand-in models, with the stand-in for LiteRT in place of the real one."""
     use_fake_litert(monkeypatch)
     for module in [name for name in sys.modules if name.startswith("ai_edge_litert")]:
         monkeypatch.delitem(sys.modules, module)
@@ -22,8 +23,8 @@ def fake(monkeypatch, tmp_path):
 
 
 @pytest.mark.parametrize(("width", "height"), [(160, 90), (90, 160), (128, 128), (300, 97)])
-def test_points_are_in_shares_of_the_image(fake, width, height):
-    """The squares of later frames are turned and of another size, as the stand-in asks."""
+def test_points_are_fractions_of_the_image_sides(fake, width, height):
+    """The stand-in's points cause crops of another rotation and size in later frames."""
     model = PoseModel(str(fake))
     for x, y in ((0.4, 0.5), (0.45, 0.55), (0.5, 0.5), (0.55, 0.45)):
         points = model.points(frame_with_dot(width, height, x, y))
@@ -34,7 +35,7 @@ def test_points_are_in_shares_of_the_image(fake, width, height):
 
 def test_frames_without_a_person_are_zeros(fake):
     model = PoseModel(str(fake))
-    places = [NOWHERE, 0.4, NOWHERE, 0.6]
+    places = [NO_PERSON, 0.4, NO_PERSON, 0.6]
     found = [model.points(frame_with_dot(120, 90, x, 0.5)) for x in places]
     assert [bool(points.any()) for points in found] == [False, True, False, True]
 
@@ -46,16 +47,16 @@ def test_a_person_who_jumps_is_found_in_the_same_frame(fake):
     assert np.abs(jumped[:, :2] - [0.9, 0.5]).max() < 0.01
 
 
-def test_a_clip_does_not_depend_on_the_one_before(fake):
+def test_a_clip_does_not_depend_on_the_previous_clip(fake):
     frame = frame_with_dot(120, 90, 0.43, 0.57)
     model = PoseModel(str(fake))
     first = model.points(frame)
-    assert not np.array_equal(model.points(frame), first)  # another square
+    assert not np.array_equal(model.points(frame), first)  # cropped to another square
     model.start_clip()
     assert np.array_equal(model.points(frame), first)
 
 
-def test_models_that_are_not_there_or_not_those_are_refused(fake):
+def test_missing_or_other_models_are_refused(fake):
     (fake / "pose_landmark_full.tflite").write_bytes(b"detector")
     with pytest.raises(
         PoseModelError, match=r"pose_landmark_full\.tflite is not MediaPipe's model"
@@ -66,7 +67,7 @@ def test_models_that_are_not_there_or_not_those_are_refused(fake):
         PoseModel(str(fake))
 
 
-def test_without_litert_the_error_says_so(tmp_path, monkeypatch):
+def test_the_error_says_that_litert_is_missing(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "ai_edge_litert", None)
     with pytest.raises(PoseModelError, match="ai_edge_litert cannot be imported"):
         PoseModel(str(fake_models(tmp_path / "models")))
@@ -78,8 +79,8 @@ def test_the_real_models_find_nobody_in_noise():
     assert not model.points(noise).any()
 
 
-def test_leaving_operators_out_changes_no_point(monkeypatch):
-    """The mask and the heat maps of the landmark model are not computed."""
+def test_pruning_operators_changes_no_point(monkeypatch):
+    """`PoseModel` does not compute the mask and the heat maps of the landmark model."""
     from signvit_jax.media import pose_model
 
     folder = str(real_models())

@@ -1,4 +1,4 @@
-"""Takes in a folder: complete or absent, never replaced, each with a row in the table."""
+"""Tests of a folder of takes: complete or absent, never replaced, each with a row in the table."""
 
 import csv
 import os
@@ -13,11 +13,11 @@ from tests.helpers.video_frames import read_video
 HEADER = ",".join(COLUMNS) + "\n"
 
 
-def image(value: int, height: int = 24, width: int = 32) -> np.ndarray:
+def gray_image(value: int, height: int = 24, width: int = 32) -> np.ndarray:
     return np.full((height, width, 3), value, np.uint8)
 
 
-def add(folder: TakeFolder, text: str, content: bytes = b"video", **values: str) -> Path:
+def add_take(folder: TakeFolder, text: str, content: bytes = b"video", **values: str) -> Path:
     temporary = folder.temporary()
     temporary.write_bytes(content)
     return folder.add(text, temporary, values)
@@ -31,7 +31,7 @@ def rows(folder: TakeFolder) -> list[dict[str, str]]:
 def test_takes_are_numbered_and_listed(tmp_path):
     folder = TakeFolder(tmp_path / "new" / "takes")
     names = [
-        add(folder, text, signer="me").name for text in ("Thank you!", "thank you", "Bye, now")
+        add_take(folder, text, signer="me").name for text in ("Thank you!", "thank you", "Bye, now")
     ]
     assert names == ["thank-you_01.mp4", "thank-you_02.mp4", "bye-now_01.mp4"]
     assert rows(folder)[2] == {
@@ -48,19 +48,19 @@ def test_a_take_never_replaces_a_file_or_the_take_of_a_row(tmp_path):
     (tmp_path / "yes_02.MOV").write_bytes(b"mine")
     (tmp_path / "clips.csv").write_text("uid,text\nyes_07.webm,yes\n")
     folder = TakeFolder(tmp_path)
-    assert add(folder, "yes").name == "yes_08.mp4"
+    assert add_take(folder, "yes").name == "yes_08.mp4"
     assert (tmp_path / "yes_02.MOV").read_bytes() == b"mine"
     (tmp_path / "yes_09.mp4").symlink_to("nowhere")
-    assert add(folder, "yes").name == "yes_10.mp4"
+    assert add_take(folder, "yes").name == "yes_10.mp4"
 
 
-def test_a_folder_without_links_keeps_takes_too(tmp_path, monkeypatch):
+def test_takes_are_saved_where_hard_links_are_impossible(tmp_path, monkeypatch):
     def no_links(*_):
         raise PermissionError(1, "Operation not permitted")
 
     monkeypatch.setattr(os, "link", no_links)
     folder = TakeFolder(tmp_path)
-    first, second = add(folder, "yes", b"1"), add(folder, "yes", b"2")
+    first, second = add_take(folder, "yes", b"1"), add_take(folder, "yes", b"2")
     assert (first.read_bytes(), second.read_bytes()) == (b"1", b"2")
     assert len(os.listdir(tmp_path)) == 3
 
@@ -68,23 +68,23 @@ def test_a_folder_without_links_keeps_takes_too(tmp_path, monkeypatch):
 @pytest.mark.parametrize("text", ["谢谢", "привет, мир", "<rest>", "???", "a/../b", "x" * 300])
 def test_any_text_names_a_file(tmp_path, text):
     folder = TakeFolder(tmp_path)
-    path = add(folder, text)
+    path = add_take(folder, text)
     assert path.parent == tmp_path and path.exists() and len(path.name) < 60
     assert rows(folder)[0]["text"] == text
 
 
 @pytest.mark.parametrize(
-    ("before", "row"),
+    ("table", "row"),
     [
         (b"uid,text\na,b", b"\nhi_01,hi\n"),
         (b"\xef\xbb\xbfuid;text;note\r\na;b;c\r\n", b"hi_01;hi;\r\n"),
         (b"Signer\tText\tUID\nme\tb\ta\n", b"me\thi\thi_01\n"),
     ],
 )
-def test_a_row_is_written_as_the_table_is(tmp_path, before, row):
-    (tmp_path / "clips.csv").write_bytes(before)
-    add(TakeFolder(tmp_path), "hi", signer="me", split="train")
-    assert (tmp_path / "clips.csv").read_bytes() == before + row
+def test_a_row_is_written_in_the_format_of_its_table(tmp_path, table, row):
+    (tmp_path / "clips.csv").write_bytes(table)
+    add_take(TakeFolder(tmp_path), "hi", signer="me", split="train")
+    assert (tmp_path / "clips.csv").read_bytes() == table + row
 
 
 @pytest.mark.parametrize(
@@ -96,7 +96,7 @@ def test_a_row_is_written_as_the_table_is(tmp_path, before, row):
         (b"uid,text\n", "has no column 'signer'"),
     ],
 )
-def test_a_table_without_place_for_takes_is_refused(tmp_path, content, message):
+def test_a_table_that_cannot_list_takes_is_refused(tmp_path, content, message):
     (tmp_path / "clips.csv").write_bytes(content)
     with pytest.raises(TakeError, match=message):
         TakeFolder(tmp_path, ("signer",))
@@ -109,19 +109,19 @@ def test_a_file_in_place_of_the_folder_is_refused(tmp_path):
         TakeFolder(tmp_path / "f")
 
 
-def test_images_that_come_at_any_time_make_a_steady_video(tmp_path):
+def test_images_at_irregular_times_become_a_video_of_constant_rate(tmp_path):
     writer = TakeWriter(tmp_path / "a.mp4", 10.0)
     for value, seconds in ((40, 0.0), (120, 0.21), (121, 0.22), (200, 0.5)):
-        writer.add(image(value), seconds)
+        writer.add(gray_image(value), seconds)
     writer.finish(1.0)
     found = read_video(tmp_path / "a.mp4")
-    shades = [round(frame.mean() / 10.0) for frame in found.frames]
-    assert found.fps == 10.0 and shades == [4, 4, 12, 12, 12, 20, 20, 20, 20, 20]
+    levels = [10 * round(frame.mean() / 10) for frame in found.frames]
+    assert found.fps == 10.0 and levels == [40, 40, 120, 120, 120, 200, 200, 200, 200, 200]
     assert writer.num_images == 4
 
 
 def test_images_of_odd_size_are_stored(tmp_path):
     writer = TakeWriter(tmp_path / "a.mp4", 12.5)
-    writer.add(image(90, 25, 33), 0.0)
+    writer.add(gray_image(90, 25, 33), 0.0)
     writer.finish(0.4)
     assert read_video(tmp_path / "a.mp4").frames.shape == (5, 24, 32, 3)

@@ -1,4 +1,4 @@
-"""The video reader on valid files: frames, times, sizes, colors, orientation."""
+"""Tests of the video reader on valid files: frames, times, sizes, colors, orientation."""
 
 import io
 import itertools
@@ -68,13 +68,18 @@ def test_a_gif_keeps_its_delays_and_becomes_opaque_on_white(tmp_path):
 def brute_force_resample(
     times: list[float], last: float, rate: float, start: float, end: float
 ) -> list[int]:
-    """Frame k is the latest one not after start + (k + 1/4) / rate; the video ends at `last`."""
+    """Return the number of the input frame that each output frame shows, in plain Python.
+
+    Output frame k shows the latest input frame at start + (k + 1/4) / rate seconds. The video ends
+    at `last`.
+    """
     chosen = []
     for k in itertools.count():
-        moment = start + (k + 0.25) / rate
-        if moment >= min(last, end):
+        seconds = start + (k + 0.25) / rate
+        if seconds >= min(last, end):
             return chosen
-        chosen.append(max((i for i, t in enumerate(times) if t <= moment), default=0))
+        earlier_frames = [number for number, time in enumerate(times) if time <= seconds]
+        chosen.append(max(earlier_frames, default=0))
 
 
 @pytest.mark.parametrize("rate", [5, 10, 12.5, 25, 3])
@@ -82,20 +87,20 @@ def brute_force_resample(
     ("start", "end"), [(None, None), (0.25, None), (0.0, 1.05), (0.71, 1.3), (1.13, 1.2)]
 )
 def test_a_variable_frame_rate_is_resampled_by_time_stamps(tmp_path, rate, start, end):
-    times = [0, 33, 67, 400, 721, 762, 1101, 1137, 1502]  # no sampling moment falls on one of them
+    times = [0, 33, 67, 400, 721, 762, 1101, 1137, 1502]  # no sampling time equals one of them
     path = encode(tmp_path / "a.mkv", shades(9), fps=10, pts=times, options={"g": "3"})
-    got = read_video(path, frame_rate=rate, start=start, end=end)
+    found = read_video(path, frame_rate=rate, start=start, end=end)
     seconds = [t / 1000 for t in times]
     expected = brute_force_resample(seconds, 1.502, rate, start or 0.0, end or np.inf)
-    assert got.fps == rate
-    numbers = shade_numbers(got.frames)
-    if not expected:  # shorter than a frame: one of the frames on screen
+    assert found.fps == rate
+    numbers = shade_numbers(found.frames)
+    if not expected:  # a clip shorter than a frame is the frame shown then
         assert len(numbers) == 1 and numbers[0] in (6, 7)
         return
-    # The muxer chose how long the last frame stays: Matroska does not store it.
-    rest = numbers[len(expected) :]
+    # Matroska does not store how long the last frame stays; the muxer decides.
+    repeats_of_last = numbers[len(expected) :]
     assert numbers[: len(expected)] == expected
-    assert set(rest) <= {8} and (end is None or not rest)
+    assert set(repeats_of_last) <= {8} and (end is None or not repeats_of_last)
 
 
 @pytest.mark.parametrize("fps", [10, 24, 25])
@@ -134,13 +139,13 @@ def test_odd_sizes_are_kept(tmp_path):
     assert read_video(path).frames.shape == (3, 33, 51, 3)
 
 
-# Kr, Kb of the matrices; limited range: Y 16..235, C 16..240.
-WEIGHTS = {"bt601": (0.299, 0.114), "bt709": (0.2126, 0.0722)}
+# The coefficients (Kr, Kb) of each matrix. In limited range Y is 16 to 235, Cb and Cr 16 to 240.
+COEFFICIENTS = {"bt601": (0.299, 0.114), "bt709": (0.2126, 0.0722)}
 
 
 def rgb_of(y: int, cb: int, cr: int, matrix: str, full: bool) -> np.ndarray:
-    """The formula of ITU-R BT.601 and BT.709."""
-    kr, kb = WEIGHTS[matrix]
+    """Return the color (R, G, B) from 0 to 255 by the formula of ITU-R BT.601 and BT.709."""
+    kr, kb = COEFFICIENTS[matrix]
     luma = y / 255 if full else (y - 16) / 219
     blue, red = (
         ((cb - 128) / 255, (cr - 128) / 255) if full else ((cb - 128) / 224, (cr - 128) / 224)
@@ -175,7 +180,8 @@ def test_colors_follow_matrix_and_range_of_the_file(tmp_path, matrix, tag, size,
     assert np.abs(frame[5, 5] - rgb_of(y, cb, cr, matrix, full)).max() <= 2
 
 
-MATRICES = {  # display matrix (a b c d) -> the same by numpy
+# Name -> the display matrix (a, b, c, d), and the same operation in NumPy.
+MATRICES = {
     "unchanged": ((1, 0, 0, 1), lambda p: p),
     "clockwise": ((0, 1, -1, 0), lambda p: np.rot90(p, -1)),
     "upside down": ((-1, 0, 0, -1), lambda p: np.rot90(p, 2)),
@@ -184,22 +190,23 @@ MATRICES = {  # display matrix (a b c d) -> the same by numpy
 }
 
 
-@pytest.mark.parametrize("turn", MATRICES)
-def test_rotation_and_mirroring_tags_are_applied(tmp_path, turn):
+@pytest.mark.parametrize("name", MATRICES)
+def test_rotation_and_mirroring_tags_are_applied(tmp_path, name):
     image = np.zeros((48, 64, 3), np.uint8)
     image[:24, :32] = 250  # top left
     image[24:, :32] = 120  # bottom left
     path = encode(tmp_path / "a.mp4", [image] * 3)
     plain = read_video(path).frames[0]
-    (a, b, c, d), expected = MATRICES[turn]
+    (a, b, c, d), expected = MATRICES[name]
     data = bytearray(path.read_bytes())
-    at = data.index(b"tkhd") + 4 + 40  # version 0: the matrix is 40 bytes into the atom's body
-    data[at : at + 36] = struct.pack(">9i", a << 16, b << 16, 0, c << 16, d << 16, 0, 0, 0, 1 << 30)
+    offset = data.index(b"tkhd") + 4 + 40  # in version 0 the matrix begins at byte 40 of the atom
+    matrix = struct.pack(">9i", a << 16, b << 16, 0, c << 16, d << 16, 0, 0, 0, 1 << 30)
+    data[offset : offset + 36] = matrix
     path.write_bytes(data)
     assert np.array_equal(read_video(path).frames[0], expected(plain))
 
 
-def test_jpegs_of_the_child_are_the_frames(tmp_path):
+def test_jpegs_from_the_child_show_the_decoded_frames(tmp_path):
     path = encode(tmp_path / "a.mp4", shades(5))
     jpegs = read_jpegs(path, Sampling(short_side=24), quality=95)
     assert (len(jpegs.frames), jpegs.height, jpegs.width, jpegs.fps) == (5, 24, 32, 10)
@@ -256,7 +263,7 @@ def test_after_a_crash_of_the_child_the_next_file_is_read(tmp_path):
             for _ in reader.iterate(path, Sampling(), VideoLimits()):
                 os.kill(reader.pid, signal.SIGSEGV)
         assert len(list(reader.iterate(path, Sampling(), VideoLimits()))) == 200
-        os.kill(reader.pid, signal.SIGKILL)  # between two files
+        os.kill(reader.pid, signal.SIGKILL)  # the child is idle between two files
         os.waitid(os.P_PID, reader.pid, os.WEXITED | os.WNOWAIT)
         assert len(list(reader.iterate(path, Sampling(), VideoLimits()))) == 200
 

@@ -1,6 +1,6 @@
-"""Bad media give the documented frames or the documented error within their limits.
+"""Tests of bad media: they give the documented frames, or the documented error within limits.
 
-No other file is read.
+A bad file never makes the reader open another file or an address.
 """
 
 import os
@@ -18,11 +18,12 @@ from tests.helpers.clip_makers import encode, shade_numbers, shades
 from tests.helpers.video_frames import read_video
 
 
-def noise(count: int) -> list[np.ndarray]:
+def noise_images(count: int) -> list[np.ndarray]:
     return list(np.random.default_rng(0).integers(0, 256, (count, 48, 64, 3), np.uint8))
 
 
 def reason(path: Path | str, **options) -> str:
+    """Return the reason of the VideoDecodeError that reading the file raises."""
     with pytest.raises(VideoDecodeError) as caught:
         read_video(path, **options)
     assert caught.value.path == os.fspath(path)
@@ -57,7 +58,7 @@ def test_a_truncated_file_gives_nearly_all_frames_or_an_error(tmp_path, name, pe
     codec = {"a.webm": "libvpx-vp9", "a.avi": "mpeg4", "a.gif": "gif"}.get(name, "libx264")
     path = encode(
         tmp_path / name,
-        noise(20),
+        noise_images(20),
         codec=codec,
         pix_fmt="rgb8" if codec == "gif" else "yuv420p",
         container_options={"movflags": "faststart"} if name == "index_first.mp4" else None,
@@ -71,14 +72,14 @@ def test_a_truncated_file_gives_nearly_all_frames_or_an_error(tmp_path, name, pe
         if name == "index_last.mp4":
             assert "cannot be decoded" in error.reason
     else:
-        # A gif announces no length. Of the others two frames may be missing, and a truncated one.
+        # A GIF header has no length. Other files may lose two frames and the truncated one.
         assert len(frames) >= (1 if name == "a.gif" else 17)
 
 
 def test_fewer_frames_than_the_header_says_is_an_error(tmp_path):
     path = encode(
         tmp_path / "a.mp4",
-        noise(20),
+        noise_images(20),
         container_options={"movflags": "faststart"},
         options={"g": "1"},
     )
@@ -87,8 +88,8 @@ def test_fewer_frames_than_the_header_says_is_an_error(tmp_path):
     assert reason(path).startswith("truncated or damaged: its frames end at ")
 
 
-def test_damage_in_the_middle_costs_a_few_frames_or_the_file(tmp_path):
-    path = encode(tmp_path / "a.mp4", noise(40), options={"g": "1"})
+def test_damage_in_the_middle_loses_a_few_frames_or_is_an_error(tmp_path):
+    path = encode(tmp_path / "a.mp4", noise_images(40), options={"g": "1"})
     content = bytearray(path.read_bytes())
     middle = len(content) // 2
     content[middle : middle + 300] = bytes(300)
@@ -101,14 +102,14 @@ def test_damage_in_the_middle_costs_a_few_frames_or_the_file(tmp_path):
 
 def test_random_bytes_in_a_video_never_crash_the_caller(tmp_path):
     good = encode(
-        tmp_path / "good.mp4", noise(10), container_options={"movflags": "faststart"}
+        tmp_path / "good.mp4", noise_images(10), container_options={"movflags": "faststart"}
     ).read_bytes()
-    draw = np.random.default_rng(1)
+    rng = np.random.default_rng(1)
     path = tmp_path / "a.mp4"
     for _ in range(60):
         content = bytearray(good)
-        for at in draw.integers(0, len(content), 20):
-            content[at] = draw.integers(256)
+        for place in rng.integers(0, len(content), 20):
+            content[place] = rng.integers(256)
         path.write_bytes(content)
         try:
             read_video(path, limits=VideoLimits(wall_seconds=200))
@@ -116,7 +117,7 @@ def test_random_bytes_in_a_video_never_crash_the_caller(tmp_path):
             assert "wall_seconds" not in error.reason
 
 
-def test_sound_alone_is_no_video(tmp_path):
+def test_a_file_with_only_sound_is_no_video(tmp_path):
     with av.open(str(tmp_path / "a.mp4"), "w") as container:
         stream = container.add_stream("aac", rate=16000, layout="mono")
         frame = av.AudioFrame.from_ndarray(np.zeros((1, 16000), np.float32), "fltp", "mono")
@@ -182,7 +183,8 @@ def test_folders_and_pipes_are_refused_at_once(tmp_path):
     assert time.monotonic() - began < 100  # opening a pipe would wait forever
 
 
-def huge_gif(path: Path, side: int) -> Path:
+def write_huge_gif(path: Path, side: int) -> Path:
+    """Write a small GIF whose header has side x side pixels."""
     path.write_bytes(
         b"GIF89a"
         + struct.pack("<HHBBB", side, side, 0x80, 0, 0)
@@ -195,11 +197,11 @@ def huge_gif(path: Path, side: int) -> Path:
 
 
 def test_a_frame_of_16384_by_16384_is_refused_by_its_header(tmp_path):
-    assert "max_pixels" in reason(huge_gif(tmp_path / "a.gif", 16384))
+    assert "max_pixels" in reason(write_huge_gif(tmp_path / "a.gif", 16384))
 
 
 def test_needing_too_much_memory_is_an_error_not_a_crash(tmp_path):
-    path = huge_gif(tmp_path / "a.gif", 12000)
+    path = write_huge_gif(tmp_path / "a.gif", 12000)
     found = reason(path, limits=VideoLimits(max_pixels=1 << 30, max_memory=600 << 20))
     assert "memory" in found or "crashed" in found
     assert shade_numbers(read_video(encode(tmp_path / "b.mp4", shades(2))).frames) == [0, 1]
@@ -245,10 +247,10 @@ def test_a_gap_of_weeks_between_two_frames_is_refused(tmp_path):
 def test_implausible_frame_rates_become_plausible(tmp_path, delay):
     path = encode(tmp_path / "a.gif", shades(4), codec="gif", pix_fmt="rgb8")
     content = bytearray(path.read_bytes())
-    at = content.find(b"\x21\xf9\x04")
-    while at >= 0:  # the delay in hundredths of a second, in every graphic control block
-        content[at + 4 : at + 6] = struct.pack("<H", delay)
-        at = content.find(b"\x21\xf9\x04", at + 1)
+    block = content.find(b"\x21\xf9\x04")
+    while block >= 0:  # bytes 4 and 5 of each graphic control block: the delay in 1/100 s
+        content[block + 4 : block + 6] = struct.pack("<H", delay)
+        block = content.find(b"\x21\xf9\x04", block + 1)
     path.write_bytes(content)
     clip = read_video(path)
     assert len(clip.frames) == 4

@@ -1,4 +1,4 @@
-"""Variable frame rates keep all movement, and constant rates stay unchanged."""
+"""Tests of frame rates: a variable rate keeps all movement, a constant one stays unchanged."""
 
 import itertools
 
@@ -12,7 +12,7 @@ from signvit_jax.media.video import Sampling, open_video, read_jpegs
 from tests.helpers.clip_makers import encode, shade_numbers, shades
 from tests.helpers.video_frames import read_video
 
-VARIABLE = {  # name -> milliseconds of the frames
+VARIABLE = {  # name -> times of the frames in milliseconds
     "still_then_signing": [0, *range(10_000, 12_000, 40)],
     "one_frame_per_second_then_a_burst": [*range(0, 60_000, 1000), *range(60_000, 60_800, 40)],
     "signing_then_still": [*range(0, 2000, 40), 9000, 16_000],
@@ -23,15 +23,18 @@ VARIABLE = {  # name -> milliseconds of the frames
 
 
 def jittered(fps: float, count: int, jitter: float, dropped: float, seed: int = 0) -> list[int]:
-    """Times of a phone: up to `jitter` ms wrong, a share `dropped` missing in the second half."""
-    draw = np.random.default_rng(seed)
-    times = np.arange(count) * 1000 / fps + draw.uniform(-jitter, jitter, count)
-    kept = (np.arange(count) < count // 2) | (draw.uniform(size=count) >= dropped)
+    """Return frame times of a phone in ms, each off by up to `jitter`.
+
+    `dropped`: the share of the frames of the second half that are missing, 0 to 1.
+    """
+    rng = np.random.default_rng(seed)
+    times = np.arange(count) * 1000 / fps + rng.uniform(-jitter, jitter, count)
+    kept = (np.arange(count) < count // 2) | (rng.uniform(size=count) >= dropped)
     return sorted({int(time) for time in times[kept] - times[0]})
 
 
 def shown_at(times: list[int], seconds: float) -> int:
-    """The number of the frame on screen."""
+    """Return the number of the frame on screen after `seconds`; `times` are in milliseconds."""
     return max((i for i, time in enumerate(times) if time <= seconds * 1000), default=0)
 
 
@@ -40,16 +43,16 @@ def shown_at(times: list[int], seconds: float) -> int:
 def test_a_variable_rate_keeps_every_signed_frame_at_its_time(tmp_path, name, case):
     times = VARIABLE[case]
     clip = read_video(encode(tmp_path / name, shades(len(times)), pts=times), max_frame_rate=25.0)
-    densest = 1000 / min(late - early for early, late in itertools.pairwise(times))
-    assert clip.fps == pytest.approx(min(densest, 25.0), rel=0.02)
-    numbers = shade_numbers(clip.frames)  # `shades` repeats after 23
+    highest_rate = 1000 / min(late - early for early, late in itertools.pairwise(times))
+    assert clip.fps == pytest.approx(min(highest_rate, 25.0), rel=0.02)
+    numbers = shade_numbers(clip.frames)  # `shades` repeats its levels after 23
     for k, number in enumerate(numbers):
         near = {shown_at(times, (k + quarter) / clip.fps) % 23 for quarter in (0.0, 0.25, 0.5)}
         assert number in near, (k, k / clip.fps)
     signed = {i for i, (early, late) in enumerate(itertools.pairwise(times)) if late - early <= 50}
-    assert len(numbers) >= times[-1] / 1000 * clip.fps  # as long as the video
-    runs = 1 + sum(a != b for a, b in itertools.pairwise(numbers))
-    assert runs >= len(signed)
+    assert len(numbers) >= times[-1] / 1000 * clip.fps  # the clip is as long as the video
+    num_shown = 1 + sum(a != b for a, b in itertools.pairwise(numbers))
+    assert num_shown >= len(signed)
 
 
 def test_jitter_of_phones_loses_at_most_a_tenth_of_the_frames(tmp_path):
@@ -60,8 +63,8 @@ def test_jitter_of_phones_loses_at_most_a_tenth_of_the_frames(tmp_path):
     )
     assert 14.5 <= clip.fps <= 25
     assert len(clip.frames) / clip.fps == pytest.approx(times[-1] / 1000, abs=0.2)
-    first = [shown_at(times, (k + 0.25) / clip.fps) for k in range(len(clip.frames))]
-    assert len(set(first)) >= 0.9 * len(times)
+    shown = [shown_at(times, (k + 0.25) / clip.fps) for k in range(len(clip.frames))]
+    assert len(set(shown)) >= 0.9 * len(times)
 
 
 @pytest.mark.parametrize("fps", [5, 10, 12, 15, 24])

@@ -1,4 +1,4 @@
-"""What the header of a file says is what reading it finds, as far as a header can know."""
+"""Tests that the header of a file predicts what reading it finds, as far as a header can."""
 
 import pytest
 
@@ -39,7 +39,7 @@ def test_a_part_that_can_be_read_has_no_fault(tmp_path, part):
     assert read_header(path, [part]).faults == (None,)
 
 
-def test_a_file_is_longer_than_allowed_but_not_its_part(tmp_path):
+def test_a_short_part_of_a_file_above_the_time_limit_is_read(tmp_path):
     path = encode(tmp_path / "a.mp4", shades(15), fps=10)
     limits = VideoLimits(max_seconds=1.0)
     with pytest.raises(VideoDecodeError) as caught:
@@ -59,7 +59,7 @@ def test_a_file_that_is_no_video_is_an_error(tmp_path, content):
     assert caught.value.reason == decoded.value.reason
 
 
-def test_a_header_is_read_while_another_file_is(tmp_path):
+def test_a_header_can_be_read_while_another_file_is_open(tmp_path):
     path = encode(tmp_path / "a.mp4", shades(15), fps=10)
     with open_video(path, Sampling()) as video:
         assert read_header(path, [(0.0, 9.0)]).faults[0]

@@ -1,4 +1,4 @@
-"""Files of phones, recorders and editors: several streams, covers, sizes, no index."""
+"""Tests of files of phones, recorders and editors: several streams, covers, sizes, no index."""
 
 import struct
 
@@ -14,13 +14,14 @@ from tests.helpers.video_frames import read_video
 
 
 def reason(path, **arguments) -> str:
+    """Return the reason of the VideoDecodeError that reading the file raises."""
     with pytest.raises(VideoDecodeError) as caught:
         read_video(path, **arguments)
     return caught.value.reason
 
 
-def two_streams(path, default: int | None):
-    """The first stream shows shades 0 to 4, the second 10 to 14; `default` is the one to show."""
+def write_two_streams(path, default: int):
+    """Write streams of shades 0 to 4 and 10 to 14; `default`: number of the default stream."""
     with av.open(str(path), "w") as out:
         streams = [out.add_stream("libx264", rate=10) for _ in range(2)]
         for i, stream in enumerate(streams):
@@ -38,14 +39,14 @@ def two_streams(path, default: int | None):
 @pytest.mark.parametrize(("default", "first"), [(1, 10), (0, 0)])
 @pytest.mark.parametrize("name", ["a.mp4", "a.mkv"])
 def test_the_default_of_two_streams_is_read_with_a_note(tmp_path, name, default, first):
-    path = two_streams(tmp_path / name, default)
+    path = write_two_streams(tmp_path / name, default)
     assert shade_numbers(read_video(path).frames) == list(range(first, first + 5))
     assert read_jpegs(path, Sampling()).notes == ("several_streams",)
     assert read_jpegs(encode(tmp_path / "one.mp4", shades(3)), Sampling()).notes == ()
 
 
-def with_cover(path, video: bool):
-    """Sound with a cover image, and with a video behind it if `video`."""
+def write_with_cover(path, video: bool):
+    """Write sound with a cover image, and then a stream of shades 3 to 7 if `video`."""
     with av.open(str(path), "w") as out:
         cover = out.add_stream("mjpeg", rate=1)
         cover.width, cover.height, cover.pix_fmt = 64, 48, "yuvj420p"
@@ -69,17 +70,17 @@ def with_cover(path, video: bool):
 
 def test_a_cover_is_no_video(tmp_path):
     assert "only a still image, such as the cover of a sound recording" in reason(
-        with_cover(tmp_path / "a.mp4", video=False)
+        write_with_cover(tmp_path / "a.mp4", video=False)
     )
 
 
 def test_a_cover_does_not_hide_a_video(tmp_path):
-    path = with_cover(tmp_path / "b.mp4", video=True)
+    path = write_with_cover(tmp_path / "b.mp4", video=True)
     assert shade_numbers(read_video(path).frames) == [3, 4, 5, 6, 7]
 
 
-def joined(path, first: tuple[int, int], second: tuple[int, int]):
-    """Two sizes (height, width) in one stream: two shades of each."""
+def write_two_sizes(path, first: tuple[int, int], second: tuple[int, int]):
+    """Write a stream whose size (h, w) changes after two frames; each size has shades 0 and 1."""
     parts = [
         encode(path.with_name(f"{i}.mkv"), shades(2, *size), codec="mjpeg", pix_fmt="yuvj420p")
         for i, size in enumerate((first, second))
@@ -95,17 +96,17 @@ def joined(path, first: tuple[int, int], second: tuple[int, int]):
 
 
 def test_a_frame_of_another_shape_gets_bars(tmp_path):
-    path = joined(tmp_path / "a.mkv", (48, 64), (64, 48))
+    path = write_two_sizes(tmp_path / "a.mkv", (48, 64), (64, 48))
     frames = read_video(path).frames
     assert frames.shape == (4, 48, 64, 3)
-    turned = frames[2:]  # 48 high and 36 wide, in the middle
-    assert (turned[:, :, :14] == 0).all() and (turned[:, :, 50:] == 0).all()
-    assert shade_numbers(turned[:, :, 14:50]) == [0, 1]
+    portrait = frames[2:]  # shrunk to 48 x 36 (h, w), in the middle
+    assert (portrait[:, :, :14] == 0).all() and (portrait[:, :, 50:] == 0).all()
+    assert shade_numbers(portrait[:, :, 14:50]) == [0, 1]
     assert read_jpegs(path, Sampling()).notes == ("size_change",)
 
 
-def test_a_frame_of_another_size_alone_gets_no_bars(tmp_path):
-    frames = read_video(joined(tmp_path / "a.mkv", (48, 64), (96, 128))).frames
+def test_a_frame_of_another_size_but_the_same_shape_gets_no_bars(tmp_path):
+    frames = read_video(write_two_sizes(tmp_path / "a.mkv", (48, 64), (96, 128))).frames
     assert shade_numbers(frames) == [0, 1, 0, 1]
     assert frames.min() > 10
 
@@ -117,12 +118,12 @@ def test_an_image_of_another_shape_gets_bars(tmp_path):
     (tmp_path / "out").mkdir()
     for i, jpeg in enumerate(clip.frames):
         (tmp_path / "out" / f"{i}.jpg").write_bytes(jpeg)
-    first, turned, large = (
+    first, portrait, large = (
         np.asarray(Image.open(tmp_path / "out" / f"{i}.jpg")).astype(int) for i in range(3)
     )
-    assert turned.shape == (48, 64, 3)
-    assert turned[:, :10].max() < 20 and turned[:, -10:].max() < 20
-    assert turned[:, 20:44].min() > 180
+    assert portrait.shape == (48, 64, 3)
+    assert portrait[:, :10].max() < 20 and portrait[:, -10:].max() < 20
+    assert portrait[:, 20:44].min() > 180
     assert abs(first - 200).max() <= 2 and abs(large - 200).max() <= 2
     assert clip.notes == ("size_change",)
 
@@ -152,8 +153,8 @@ def test_other_extensions_of_the_same_containers_are_videos(tmp_path, name):
     from signvit_jax.cli.media_files import media_files
     from tfds_builders.media import MediaFolder
 
-    forms = {"a.m4v": "mp4", "a.3gp": "3gp", "a.qt": "mov"}
-    path = encode(tmp_path / name, shades(4, height=144, width=176), file_format=forms[name])
+    formats = {"a.m4v": "mp4", "a.3gp": "3gp", "a.qt": "mov"}
+    path = encode(tmp_path / name, shades(4, height=144, width=176), file_format=formats[name])
     assert len(read_video(path).frames) == 4
     assert media_files([str(tmp_path)]) == [path]
     assert MediaFolder(tmp_path).find("a") == str(path)
@@ -178,7 +179,7 @@ def test_an_end_up_to_two_frames_later_is_only_noted(tmp_path, start, end, count
 @pytest.mark.parametrize(
     ("end", "error"), [(2.9, "but its images end at 2.00 s"), (2.2, None), (2.0, None)]
 )
-def test_an_end_after_the_last_image_is_handled_alike(tmp_path, end, error):
+def test_an_end_after_the_last_image_is_handled_as_in_videos(tmp_path, end, error):
     for i in range(20):
         Image.new("RGB", (32, 24)).save(tmp_path / f"{i}.png")
     if error is None:

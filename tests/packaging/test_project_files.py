@@ -1,4 +1,4 @@
-"""The citation, changelog, CI workflow and Dockerfile agree with the package."""
+"""Tests that the citation, changelog, CI workflow and Dockerfile agree with the package."""
 
 import re
 import subprocess
@@ -38,15 +38,15 @@ def test_the_workflow_tests_every_python_of_the_classifiers():
     assert tested == versions
 
 
-def test_extras_that_the_workflow_and_the_dockerfile_install_are_there():
+def test_extras_that_the_workflow_and_the_dockerfile_install_exist():
     files = [(REPOSITORY / name).read_text() for name in (".github/workflows/ci.yml", "Dockerfile")]
-    lists = re.findall(r"(?:\.\[|EXTRA=)([\w,-]+)", "\n".join(files))
-    extras = {extra for names in lists for extra in names.split(",")}
+    extra_lists = re.findall(r"(?:\.\[|EXTRA=)([\w,-]+)", "\n".join(files))
+    extras = {extra for names in extra_lists for extra in names.split(",")}
     assert {"docs", "cuda"} <= extras <= set(PROJECT["optional-dependencies"])
 
 
-def test_what_the_dockerfile_copies_is_enough_to_install(tmp_path):
-    """The steps of the Dockerfile up to pip, in a folder of their own; docker itself is not run."""
+def test_the_files_that_the_dockerfile_copies_can_be_installed(tmp_path):
+    """Run the Dockerfile's steps up to pip, without docker, in a temporary folder."""
     for line in (REPOSITORY / "Dockerfile").read_text().splitlines():
         if line.startswith("COPY"):
             *sources, target = line.split()[1:]

@@ -1,4 +1,4 @@
-"""The wheel, installed in a folder of its own and used where no checkout is."""
+"""Tests that the documentation builds, and that the commands, keys, files and tests in it exist."""
 
 import os
 import shutil
@@ -32,7 +32,7 @@ TINY = {
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory) -> Path:
-    """The wheel of a copy of the sources: a build leaves files beside them."""
+    """The path of a wheel, built from a copy of the sources because a build writes files there."""
     source, folder = tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("wheel")
     for name in ("signvit_jax", "tfds_builders", "configs"):
         shutil.copytree(tiny_run.REPOSITORY / name, source / name)
@@ -47,8 +47,8 @@ def wheel(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def elsewhere(wheel, trained, tmp_path_factory):
-    """Run a command in an empty folder, with a decoy `configs` package in it, on the wheel."""
+def run_wheel(wheel, trained, tmp_path_factory):
+    """A function that runs the wheel's commands in a folder with an unusable `configs` package."""
     site, here = tmp_path_factory.mktemp("site"), tmp_path_factory.mktemp("empty")
     with zipfile.ZipFile(wheel) as archive:
         archive.extractall(site)
@@ -73,7 +73,7 @@ def elsewhere(wheel, trained, tmp_path_factory):
     return run
 
 
-def test_the_wheel_brings_two_packages_and_no_dummy_data(wheel):
+def test_the_wheel_has_two_packages_and_no_dummy_data(wheel):
     names = zipfile.ZipFile(wheel).namelist()
     packages = {name.split("/")[0] for name in names if ".dist-info" not in name}
     assert packages == {"signvit_jax", "tfds_builders"}
@@ -82,24 +82,24 @@ def test_the_wheel_brings_two_packages_and_no_dummy_data(wheel):
 
 
 @pytest.mark.long
-def test_the_wheel_trains_evaluates_and_translates_by_preset(elsewhere, trained):
+def test_the_wheel_trains_evaluates_and_translates_by_preset(run_wheel, trained):
     overrides = [f"--config.{key}={value}" for key, value in TINY.items()]
     data = f"--config.data.data_dir={trained.data_dir}"
-    done = elsewhere("train", "--config=small", "--workdir=run", data, *overrides)
+    done = run_wheel("train", "--config=small", "--workdir=run", data, *overrides)
     assert done.returncode == 0, done.stderr
-    done = elsewhere("eval", "--workdir=run", "--split=test", "--decode=greedy")
+    done = run_wheel("eval", "--workdir=run", "--split=test", "--decode=greedy")
     assert done.returncode == 0 and "WER" in done.stdout, done.stderr
-    done = elsewhere("translate", str(trained.video(0)), "--workdir=run", "--decode=greedy")
+    done = run_wheel("translate", str(trained.video(0)), "--workdir=run", "--decode=greedy")
     assert done.returncode == 0, done.stderr
 
 
-def test_the_demo_of_the_wheel_runs_in_an_empty_folder(elsewhere):
-    done = elsewhere("demo", "--decode=greedy")
+def test_the_demo_of_the_wheel_runs_in_an_empty_folder(run_wheel):
+    done = run_wheel("demo", "--decode=greedy")
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("right, confidence") >= 8
 
 
-def test_an_unknown_preset_is_answered_with_those_there_are(elsewhere):
-    done = elsewhere("train", "--config=smal", "--workdir=run2")
+def test_an_unknown_preset_is_refused_with_a_list_of_presets(run_wheel):
+    done = run_wheel("train", "--config=smal", "--workdir=run2")
     assert done.returncode == 2
     assert "no preset 'smal'; did you mean 'small'? presets: dense_vit, " in done.stderr

@@ -1,4 +1,4 @@
-"""scripts/check_reference.py agrees with the reference, and notices a difference."""
+"""Tests that scripts/check_reference.py agrees with the reference and detects a difference."""
 
 import sys
 from pathlib import Path
@@ -26,7 +26,7 @@ def vectors():
 def test_all_reference_numbers_agree(script, vectors):
     checks = list(script.compare_translator(vectors))
     groups = " ".join(check.group for check in checks)
-    for wanted in (
+    for expected in (
         "vit tokens",
         "encoder",
         "decoder logits",
@@ -36,7 +36,7 @@ def test_all_reference_numbers_agree(script, vectors):
         "learning rates",
         "trained_decode/beam8",
     ):
-        assert wanted in groups
+        assert expected in groups
     assert [check for check in checks if not check.passed] == []
 
 
@@ -60,7 +60,7 @@ def test_a_changed_parameter_is_noticed(script, vectors, monkeypatch, tmp_path, 
 
 
 def _train_keys(vectors):
-    """Return two of the ten training steps, to save time."""
+    """Return the numbers of two of the ten training steps, to save time."""
     return {key: vectors[key][:2] for key in ("train/losses", "train/grad_norms", "train/lrs")}
 
 

@@ -1,4 +1,4 @@
-"""The GPU benchmark, without a GPU and without the packages that read data."""
+"""Tests of the GPU benchmark, without a GPU and without the packages that read data."""
 
 import json
 import subprocess
@@ -107,21 +107,21 @@ def merge(folder, results):
 
 @pytest.fixture
 def benchmarks(tmp_path):
-    """A folder as docs/benchmarks, with one plan."""
+    """A folder like docs/benchmarks, with one plan."""
     (tmp_path / "plans.json").write_text(json.dumps({"dense_vit 1xh100": PLAN}))
     (tmp_path / "index.md").write_text("```{toctree}\nexport\nplans\n```\n")
     return tmp_path
 
 
-def test_a_line_that_was_cut_off_is_left_out(benchmarks):
+def test_a_truncated_line_is_skipped(benchmarks):
     lines = benchmarks / "gpu.jsonl"
     lines.write_text(f'{json.dumps(RESULTS[0])}\n{{"row": "refer')
-    assert "1 results merged" in (said := gpu_page.merge(lines, benchmarks))
-    assert "1 left out" in said
+    assert "1 results merged" in (message := gpu_page.merge(lines, benchmarks))
+    assert "1 left out" in message
 
 
 def test_results_are_shown_beside_plans_and_targets(benchmarks):
-    assert "6 results merged" in (said := merge(benchmarks, RESULTS)) and "2 left out" in said
+    assert "6 results merged" in (message := merge(benchmarks, RESULTS)) and "2 left out" in message
     text = (benchmarks / "gpu.md").read_text()
     for line in (
         f"## {CARD}",
@@ -153,7 +153,7 @@ def test_without_results_of_a_gpu_nothing_is_written(benchmarks, results):
     assert not (benchmarks / "gpu.md").exists()
 
 
-def test_the_page_is_not_there_before_it_is_measured():
+def test_the_page_exists_only_with_measured_results():
     known = gpu_page.DOCS / "gpu.json"
     cards = {line["card"] for line in json.loads(known.read_text())} if known.is_file() else set()
     assert CARD not in cards and (gpu_page.DOCS / "gpu.md").is_file() == bool(cards)
@@ -161,7 +161,7 @@ def test_the_page_is_not_there_before_it_is_measured():
     assert done.returncode == 2 and "no/such.jsonl" in done.stderr
 
 
-def test_rows_beside_plans_are_rows_of_the_benchmark_and_planned():
+def test_planned_rows_are_rows_of_the_benchmark_and_have_plans():
     sys.path.insert(0, str(BENCH))
     import gpu as benchmark
 
@@ -179,7 +179,7 @@ def test_each_of_our_rows_runs_at_tiny_size(tmp_path):
     done = gpu(
         "--size=tiny",
         "--steps=1",
-        "--minutes=25",  # a CPU that other programs share
+        "--minutes=25",  # enough for a CPU that other programs use too
         f"--rows={rows}",
         f"--output={tmp_path / 'gpu.jsonl'}",
     )

@@ -1,4 +1,4 @@
-"""Mutants that survived once are noticed now; scripts/mutate.py tries the complete core."""
+"""Tests that mutants that once survived are detected; scripts/mutate.py tries the complete core."""
 
 import subprocess
 import sys
@@ -56,7 +56,7 @@ def test_a_mutant_keeps_its_identity_when_lines_move(module, tmp_path):
 
 
 def lines_of(name: str) -> str:
-    """Return the first line of a constant as FIRST:END."""
+    """Return the first line of a tuple constant of resume_rules.py as "FIRST:END"."""
     lines = RULES.read_text().splitlines()
     first = next(number for number, line in enumerate(lines, 1) if line.startswith(f"{name} = ("))
     return f"{first}:{first + 1}"
@@ -78,8 +78,8 @@ def test_each_mutant_is_noticed(tmp_path, file, lines):
         f"--lines={lines}",
         "--workers=1",
     ]
-    tried = subprocess.run(
+    done = subprocess.run(
         command, cwd=tiny_run.REPOSITORY, capture_output=True, text=True, timeout=900, check=False
     )
-    assert tried.returncode == 0 and ", 0 survived" in tried.stdout, tried.stdout + tried.stderr
-    assert tried.stdout.count("killed") > 8
+    assert done.returncode == 0 and ", 0 survived" in done.stdout, done.stdout + done.stderr
+    assert done.stdout.count("killed") > 8

@@ -1,4 +1,4 @@
-"""The benchmark of real hands: places of bright hands, and what was done is not done again."""
+"""Tests of the benchmark of real hands: where a bright hand is, and that no run is repeated."""
 
 import json
 
@@ -8,7 +8,7 @@ import pytest
 from tests.helpers.scripts import load_script
 
 real_signing = load_script("bench/real_signing")
-MARKS = f"before\n{real_signing.BEGIN}\nold\n{real_signing.END}\nafter\n"
+PAGE = f"before\n{real_signing.BEGIN}\nold\n{real_signing.END}\nafter\n"
 
 
 def test_a_bright_hand_is_the_upper_or_left_end_of_the_arm():
@@ -19,13 +19,14 @@ def test_a_bright_hand_is_the_upper_or_left_end_of_the_arm():
     x, y, confidence = real_signing.bright_hand(upright)
     assert confidence == 1.0
     assert abs(x * 320 - 160) < 4 and 60 < y * 240 < 110
-    level = upright.transpose(1, 0, 2)[:240]
-    x, y, _ = real_signing.bright_hand(level)
-    assert abs(y * 240 - 160) < 4 and 60 < x * level.shape[1] < 110
+    horizontal = upright.transpose(1, 0, 2)[:240]
+    x, y, _ = real_signing.bright_hand(horizontal)
+    assert abs(y * 240 - 160) < 4 and 60 < x * horizontal.shape[1] < 110
     assert real_signing.bright_hand(np.zeros_like(upright)) == (0.0, 0.0, 0.0)
 
 
-def run(name, seed, wer, overrides=()):
+def result_line(name, seed, wer, overrides=()):
+    """Return the JSON line of a finished run."""
     scores = {"wer": wer, "exact_match": 1 - wer}
     decoders = dict.fromkeys(real_signing.DECODERS, scores)
     line = {"set": name, "row": "hands", "seed": seed, "overrides": list(overrides), "minutes": 9.0}
@@ -35,13 +36,13 @@ def run(name, seed, wer, overrides=()):
 @pytest.fixture
 def page(tmp_path):
     page = tmp_path / "page.md"
-    page.write_text(MARKS)
+    page.write_text(PAGE)
     (tmp_path / "real" / "digits").mkdir(parents=True)
     (tmp_path / "real" / "digits" / "clips.csv").write_text("uid,text\n")
     return page
 
 
-def call(page, *flags):
+def run_benchmark(page, *flags):
     return real_signing.main(
         [f"--folder={page.parent / 'real'}", f"--page={page}", "--rows=hands", *flags]
     )
@@ -49,11 +50,20 @@ def call(page, *flags):
 
 def test_finished_runs_are_in_the_page_and_are_not_trained_again(page, monkeypatch):
     trained = []
+
+    def train(*run):
+        trained.append(run[:3])
+        return True
+
     monkeypatch.setattr(real_signing, "_built", lambda *_: page.parent)
-    monkeypatch.setattr(real_signing, "_train", lambda *run: trained.append(run[:3]) or True)
-    lines = run("digits", 0, 0.1) + run("digits", 1, 0.3) + run("digits", 2, 0.2, ["a=1"])
+    monkeypatch.setattr(real_signing, "_train", train)
+    lines = (
+        result_line("digits", 0, 0.1)
+        + result_line("digits", 1, 0.3)
+        + result_line("digits", 2, 0.2, ["a=1"])
+    )
     page.with_suffix(".jsonl").write_text(lines)
-    assert call(page, "--sets=digits", "--seeds=0,1,2") == 0
+    assert run_benchmark(page, "--sets=digits", "--seeds=0,1,2") == 0
     assert trained == [("digits", "hands", 2)]
     text = page.read_text()
     assert text.startswith("before\n") and text.endswith("\nafter\n") and "old" not in text
@@ -62,7 +72,7 @@ def test_finished_runs_are_in_the_page_and_are_not_trained_again(page, monkeypat
     assert "| digits | `hands` | `a=1` | 1 | 20.0 % |" in text
 
 
-def test_a_set_that_is_not_there_is_left_out(page, capsys):
-    assert call(page, "--sets=slovak") == 0
+def test_a_missing_set_is_skipped(page, capsys):
+    assert run_benchmark(page, "--sets=slovak") == 0
     assert "slovak" in capsys.readouterr().err
-    assert page.read_text() == MARKS
+    assert page.read_text() == PAGE

@@ -1,4 +1,4 @@
-"""The benchmark of retrieval: its distances, and the ranks that follow from them."""
+"""Tests of the benchmark of retrieval: its distances, and the ranks that follow from them."""
 
 import numpy as np
 
@@ -13,7 +13,7 @@ def random_units(*shape):
 
 
 def path_cost(cost, i, j):
-    """The least cost of a path to (i, j), by trying all of them."""
+    """Return the lowest cost of a path to (i, j), by trying all paths."""
     if i == 0 and j == 0:
         return cost[0, 0]
     steps = [(i - 1, j), (i, j - 1), (i - 1, j - 1)]
@@ -26,24 +26,24 @@ def test_warped_distances_are_those_of_the_best_path():
     found = retrieval.warped_distances(clip, others, lengths)
     for distance, other, length in zip(found, others, lengths):
         cost = 1.0 - clip @ other[:length].T
-        wanted = path_cost(cost, 3, length - 1) / (4 + length)
-        np.testing.assert_allclose(distance, wanted, rtol=1e-9)
+        expected = path_cost(cost, 3, length - 1) / (4 + length)
+        np.testing.assert_allclose(distance, expected, rtol=1e-9)
 
 
 def clip(text, group):
     return retrieval.Clip(text, group, np.zeros((1, 4, 4, 3), np.uint8), None)
 
 
-def test_ranks_are_of_the_same_text_elsewhere():
+def test_ranks_are_of_the_same_text_in_another_group():
     clips = [clip("a", "x"), clip("a", "x"), clip("a", "y"), clip("b", "y"), clip("c", "y")]
     same, elsewhere = retrieval.matches(clips)
     assert same.sum() == 4 and elsewhere.sum() == 12
     directions = np.eye(3)
-    # The first clip looks most like "b" elsewhere, the second one like "a".
-    features = [directions[1], directions[0], directions[0], directions[1], directions[2]]
-    features[0] = directions[1] + 0.5 * directions[0]
+    # In the other group, the first clip is most similar to "b" and the second clip to "a".
+    mostly_b = directions[1] + 0.5 * directions[0]
+    features = [mostly_b, directions[0], directions[0], directions[1], directions[2]]
     ranks = retrieval.first_ranks(
-        [one[None] for one in features], same, elsewhere, np.ones(5, bool)
+        [feature[None] for feature in features], same, elsewhere, np.ones(5, bool)
     )
     assert ranks.tolist() == [2, 1, 1]
 
@@ -56,7 +56,8 @@ def test_a_pose_does_not_depend_on_place_and_size():
     moved[..., :2] = 0.5 * points[..., :2] + 0.1
     video = np.zeros((3, 4, 4, 3), np.uint8)
     first, second = (
-        retrieval.pose(retrieval.Clip("a", "x", video, one), DRAWN) for one in (points, moved)
+        retrieval.pose(retrieval.Clip("a", "x", video, keypoints), DRAWN)
+        for keypoints in (points, moved)
     )
     np.testing.assert_allclose(first, second, rtol=1e-4)
     moved[..., 2] = 0.0

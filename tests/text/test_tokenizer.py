@@ -1,3 +1,5 @@
+"""Tests of tokenizers: round trips, special tokens, files, and scripts without spaces."""
+
 import dataclasses
 import subprocess
 import sys
@@ -49,8 +51,8 @@ BERT_PIECES = [
 ]
 
 
-def obvious_wordpiece(word: str, vocabulary: set[str]) -> list[str]:
-    """Longest piece first, as the paper defines WordPiece."""
+def reference_wordpiece(word: str, vocabulary: set[str]) -> list[str]:
+    """Split a word as the paper defines WordPiece: always take the longest piece."""
     pieces = []
     start = 0
     while start < len(word):
@@ -101,10 +103,10 @@ def test_bpe_round_trips_any_text_it_learned_from(texts, lowercase):
 def test_only_unknown_characters_become_unk(text):
     tokenizer = learn(TEXTS, BPE)
     known = set("".join(map(tokenizer.normalize, TEXTS)))
-    normal = tokenizer.normalize(text)
+    normalized = tokenizer.normalize(text)
     ids = tokenizer.encode(text)
-    assert ids.count(tokenizer.unk_id) == sum(c not in known for c in normal)
-    assert tokenizer.decode(ids) == " ".join("".join(c for c in normal if c in known).split())
+    assert ids.count(tokenizer.unk_id) == sum(c not in known for c in normalized)
+    assert tokenizer.decode(ids) == " ".join("".join(c for c in normalized if c in known).split())
 
 
 def test_in_a_large_vocabulary_every_word_is_one_token():
@@ -127,7 +129,7 @@ def test_words_below_the_minimum_frequency_are_not_learned():
     assert word.encode("common rarely") == [4, word.unk_id]
 
 
-def test_learned_special_ids_are_0_to_3():
+def test_learned_tokenizers_have_special_ids_0_to_3():
     for tokenizer in (learn(TEXTS, BPE), learn(TEXTS, WORD), learn_gloss_vocabulary(["A B"])):
         assert (tokenizer.pad_id, tokenizer.bos_id, tokenizer.eos_id, tokenizer.unk_id) == (
             0,
@@ -183,7 +185,7 @@ def test_learning_is_the_same_in_another_process():
     assert other == learn(TEXTS, BPE).to_json()
 
 
-def test_json_holds_everything(bert_file):
+def test_every_tokenizer_survives_json(bert_file):
     bert = load_bert_vocabulary(bert_file, TokenizerConfig(name="bert"))
     for tokenizer in (
         learn(TEXTS, BPE),
@@ -191,9 +193,9 @@ def test_json_holds_everything(bert_file):
         bert,
         learn_gloss_vocabulary(["A B", "B"]),
     ):
-        again = Tokenizer.from_json(tokenizer.to_json())
-        assert again == tokenizer and again.tokens == tokenizer.tokens
-        assert [again.encode(t) for t in TEXTS] == [tokenizer.encode(t) for t in TEXTS]
+        reloaded = Tokenizer.from_json(tokenizer.to_json())
+        assert reloaded == tokenizer and reloaded.tokens == tokenizer.tokens
+        assert [reloaded.encode(t) for t in TEXTS] == [tokenizer.encode(t) for t in TEXTS]
 
 
 @pytest.mark.parametrize(
@@ -225,11 +227,11 @@ def test_a_tokenizer_file_without_special_tokens_is_refused():
         max_size=6,
     )
 )
-def test_bert_pieces_are_the_longest_first(words):
+def test_bert_takes_the_longest_piece_first(words):
     vocabulary = {piece: i for i, piece in enumerate(BERT_PIECES)}
     tokenizer = _bert_from_pieces()
     expected = [
-        vocabulary[piece] for word in words for piece in obvious_wordpiece(word, set(vocabulary))
+        vocabulary[piece] for word in words for piece in reference_wordpiece(word, set(vocabulary))
     ]
     assert tokenizer.encode(" ".join(words).upper()) == expected
 
@@ -289,11 +291,11 @@ def test_a_missing_vocabulary_file_is_a_config_error(tmp_path):
         load_bert_vocabulary(tmp_path / "missing.txt", TokenizerConfig(name="bert"))
 
 
-@pytest.mark.parametrize(("key", "own"), [("pad_id", 0), ("bos_id", 1), ("eos_id", 2)])
-def test_ids_of_the_config_must_agree_with_the_tokenizer(key, own):
-    learn(TEXTS, dataclasses.replace(BPE, **{key: own}))
+@pytest.mark.parametrize(("key", "expected_id"), [("pad_id", 0), ("bos_id", 1), ("eos_id", 2)])
+def test_ids_of_the_config_must_agree_with_the_tokenizer(key, expected_id):
+    learn(TEXTS, dataclasses.replace(BPE, **{key: expected_id}))
     with pytest.raises(
-        ConfigError, match=rf"tokenizer\.{key} is 101, but the 'bpe' tokenizer has {own}"
+        ConfigError, match=rf"tokenizer\.{key} is 101, but the 'bpe' tokenizer has {expected_id}"
     ):
         learn(TEXTS, dataclasses.replace(BPE, **{key: 101}))
 
@@ -326,7 +328,7 @@ CHINESE = [
     for verb in VERBS
     for place in PLACES
 ][:300]
-UNSPACED = {
+UNSPACED_TEXTS = {
     "Chinese": CHINESE,
     "Japanese": ["私はコーヒーを飲みます。", "今日は学校へ行きました", "コーヒー、飲む？"],
     "Thai": ["ที่นี่อากาศดี", "ฉันไปโรงเรียน พรุ่งนี้"],
@@ -343,10 +345,10 @@ def test_chinese_is_learned_by_character_not_by_sentence():
         )  # a new sentence of known characters
 
 
-@pytest.mark.parametrize("script", UNSPACED)
+@pytest.mark.parametrize("script", UNSPACED_TEXTS)
 @pytest.mark.parametrize("vocab_size", [8, 8000])
-def test_text_without_spaces_comes_back_without_spaces(script, vocab_size):
-    texts = UNSPACED[script]
+def test_text_without_spaces_is_decoded_without_spaces(script, vocab_size):
+    texts = UNSPACED_TEXTS[script]
     tokenizer = learn(texts, dataclasses.replace(BPE, vocab_size=vocab_size))
     assert [tokenizer.decode(ids) for ids in tokenizer.encode_all(texts)] == [
         tokenizer.normalize(text) for text in texts
@@ -362,15 +364,15 @@ def test_latin_words_in_chinese_text_are_still_words():
     assert word.decode(word.encode("用computer学")) == "用computer学"
 
 
-def test_text_with_spaces_is_split_alike_beside_chinese():
-    alone, beside = (
+def test_chinese_texts_do_not_change_how_spaced_text_is_split():
+    spaced, with_chinese = (
         learn(["the cat sat", "the dog sat"], BPE),
         learn(["the cat sat", "the dog sat", "猫坐着"], BPE),
     )
-    assert [alone.tokens[i] for i in alone.encode("the cat sat")] == [
-        beside.tokens[i] for i in beside.encode("the cat sat")
+    assert [spaced.tokens[i] for i in spaced.encode("the cat sat")] == [
+        with_chinese.tokens[i] for i in with_chinese.encode("the cat sat")
     ]
-    assert "Split" not in alone.to_json()  # such a file is what it was in earlier releases
+    assert "Split" not in spaced.to_json()  # the file is as in earlier releases
 
 
 # Learned from "你好世界" and "世界你好" before scripts without spaces were split by character.
@@ -414,7 +416,7 @@ def test_bert_puts_no_spaces_between_chinese_characters(tmp_path):
 def test_unknown_pieces_are_counted(bert_file):
     bpe, word = learn(["rain", "sun"], BPE), learn(["rain", "sun"], WORD)
     assert bpe.unknown(["Rain", "zebra zu", ""]) == {"z": 2, "e": 1, "b": 1}
-    assert bpe.decode(bpe.encode("zebra")) == "ra"  # the loss that must be reported
+    assert bpe.decode(bpe.encode("zebra")) == "ra"  # "zeb" is lost, which must be reported
     assert word.unknown(["Rain", "zebra sun zebra"]) == {"zebra": 2}
     assert learn(["今天"], BPE).unknown(["今年"]) == {"年": 1}
     assert load_bert_vocabulary(bert_file, TokenizerConfig(name="bert")).unknown(

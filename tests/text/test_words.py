@@ -1,3 +1,5 @@
+"""Tests of splitting a text into words with confidences."""
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -45,17 +47,17 @@ def test_a_words_confidence_is_the_mean_of_its_tokens(tokenizer, text):
         [tokenizer.bos_id, *tokens, tokenizer.eos_id], [0.0, *confidences, 0.9], tokenizer.decode
     )
     assert [word.text for word in found] == words
-    # Word by word: the tokens of a text are those of its words, one after the other.
+    # The tokens of a text are the tokens of its words, one word after another.
     start = 0
     for word, (_, confidence, _) in zip(words, found):
         end = start + len(tokenizer.encode(word))
-        # Before a rare word, the mark of the word's start is a separate token without a text.
-        of_spelled_tokens = [
-            confidence_of_token
-            for token, confidence_of_token in zip(tokens[start:end], confidences[start:end])
+        # A rare word begins with a separate token that marks the start and has no text.
+        text_confidences = [
+            token_confidence
+            for token, token_confidence in zip(tokens[start:end], confidences[start:end])
             if tokenizer.decode([token])
         ]
-        assert confidence == pytest.approx(sum(of_spelled_tokens) / len(of_spelled_tokens))
+        assert confidence == pytest.approx(sum(text_confidences) / len(text_confidences))
         start = end
     assert start == len(tokens)
 
@@ -78,11 +80,11 @@ def test_without_tokens_there_are_no_words(tokenizer):
 
 
 def test_words_of_a_script_without_spaces_are_characters():
-    spell = {1: "我", 2: "用", 3: " iPhone", 4: "好"}
+    token_texts = {1: "我", 2: "用", 3: " iPhone", 4: "好"}
     found = word_confidences(
         [1, 2, 3, 4],
         [0.1, 0.2, 0.3, 0.4],
-        lambda tokens: "".join(spell[token] for token in tokens).strip(),
+        lambda tokens: "".join(token_texts[token] for token in tokens).strip(),
     )
     assert found == (
         Word("我", 0.1, False),

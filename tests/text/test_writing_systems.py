@@ -1,3 +1,5 @@
+"""Tests of splitting texts into words or characters, according to their writing system."""
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st

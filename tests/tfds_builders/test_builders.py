@@ -1,5 +1,6 @@
-"""Every builder on its dummy data, and its parser on the real annotations if they exist."""
+"""Tests of every builder on its dummy data, and of its parser on real annotations."""
 
+import importlib
 import io
 import json
 import pickle
@@ -28,9 +29,9 @@ from tfds_builders.sign_language_datasets import sign_language_datasets_dataset_
 BUILDERS = Path(tfds_builders.__file__).parent
 REAL_ANNOTATIONS = BUILDERS.parent.parent / "shared" / "annotations"
 needs_shared = pytest.mark.skipif(
-    not REAL_ANNOTATIONS.is_dir(), reason="the real annotation files of ../shared are not there"
+    not REAL_ANNOTATIONS.is_dir(), reason="there are no real annotation files in ../shared"
 )
-LAID_OUT = {
+SOURCE_OPTIONS = {
     "phoenix14t": ["--root={}"],
     "csl_daily": ["--root={}"],
     "how2sign": ["--root={}"],
@@ -43,9 +44,9 @@ def dummy(name: str) -> Path:
     return BUILDERS / name / "dummy_data"
 
 
-def built(name: str, data_dir: Path, root: Path | None = None, *more: str, code: int = 0):
-    """Build data set `name` from `root`, by default its dummy data."""
-    options = [option.format(root or dummy(name)) for option in LAID_OUT[name]]
+def build_and_open(name: str, data_dir: Path, root: Path | None = None, *more: str, code: int = 0):
+    """Build data set `name` from `root` (default: its dummy data), check the code, and open it."""
+    options = [option.format(root or dummy(name)) for option in SOURCE_OPTIONS[name]]
     assert (
         command(build.main, name, f"--data_dir={data_dir}", "--workers=1", *options, *more) == code
     )
@@ -56,14 +57,14 @@ def report_of(data_dir: Path, name: str) -> dict:
     return json.loads(next((data_dir / name).glob("*/build_report.json")).read_text())
 
 
-def values(record: dict) -> tuple:
+def fields_of(record: dict) -> tuple:
     return tuple(record[key] for key in ("id", "text", "gloss", "signer", "video_id", "fps"))
 
 
 def test_phoenix14t_reads_its_release_layout(tmp_path):
-    dataset = built("phoenix14t", tmp_path)
+    dataset = build_and_open("phoenix14t", tmp_path)
     train = dataset.split("train")
-    assert [values(train[i]) for i in range(2)] == [
+    assert [fields_of(train[i]) for i in range(2)] == [
         (
             "01January_2024_Monday_probe-1",
             "morgen kommt regen",
@@ -94,8 +95,8 @@ def test_phoenix14t_reads_its_release_layout(tmp_path):
 
 
 def test_csl_daily_reads_its_release_layout(tmp_path):
-    dataset = built("csl_daily", tmp_path)
-    assert values(dataset.split("train")[1]) == (
+    dataset = build_and_open("csl_daily", tmp_path)
+    assert fields_of(dataset.split("train")[1]) == (
         "S000001_P0001_T00",
         "我们去学校",
         "我们 去 学校",
@@ -104,13 +105,15 @@ def test_csl_daily_reads_its_release_layout(tmp_path):
         25.0,
     )
     assert [len(dataset.split(name)) for name in ("train", "validation", "test")] == [2, 1, 1]
-    assert len(dataset.split("test")[0]["video"]) == 4  # of four at 30 a second, 0.13 s, at 25
+    assert len(dataset.split("test")[0]["video"]) == 4  # 0.13 s at 25 per second
     assert [
         note for note in report_of(tmp_path, "csl_daily")["warnings"] if "in train as well" in note
     ] == []
 
 
-class Evil:
+class RunsCode:
+    """An object whose unpickling would call print."""
+
     def __reduce__(self):
         return (print, ("a pickle has run code",))
 
@@ -118,7 +121,7 @@ class Evil:
 @pytest.mark.parametrize(
     ("content", "reason"),
     [
-        (pickle.dumps({"info": [Evil()]}), "it needs builtins.print"),
+        (pickle.dumps({"info": [RunsCode()]}), "it needs builtins.print"),
         (pickle.dumps({"info": [{"name": "a"}]}), "KeyError"),
         (pickle.dumps([1]), "not the label file of CSL-Daily"),
         (b"\x80\x04nonsense", "not the label file of CSL-Daily"),
@@ -143,7 +146,7 @@ def test_a_csl_daily_clip_without_label_or_frames_is_reported(tmp_path):
     with (tmp_path / "csl" / csl_daily.SPLITS).open("a") as file:
         file.write("S000005_P0004_T00|train\nS000001_P0000_T00|dev\n")
     shutil.rmtree(tmp_path / "csl" / csl_daily.FRAMES / "S000002_P0000_T00")
-    built("csl_daily", tmp_path / "data", tmp_path / "csl", code=3)
+    build_and_open("csl_daily", tmp_path / "data", tmp_path / "csl", code=3)
     failed = {
         problem["id"]: (problem["line"], problem["reason"])
         for problem in report_of(tmp_path / "data", "csl_daily")["failed"]
@@ -155,7 +158,7 @@ def test_a_csl_daily_clip_without_label_or_frames_is_reported(tmp_path):
 
 @pytest.fixture
 def image_folders(tmp_path):
-    """Options for a table of the image folders a, n/b (NFD) and unused, and of the video c.mp4."""
+    """Write image folders a, n/ü (NFD) and unused, the video c.mp4 and a table; return options."""
     for name, count in (("a", 20), ("n/u\u0308", 10), ("unused", 5)):
         folder = tmp_path / "frames" / name
         folder.mkdir(parents=True)
@@ -172,18 +175,18 @@ def image_folders(tmp_path):
 
 
 def test_video_folder_reads_folders_of_images(tmp_path, image_folders, capsys):
-    split = ["--val_fraction=0", "--test_fraction=0", "--workers=1", "--image_rate=10"]
-    page = ["video_folder", *image_folders, *split]
-    assert command(check.main, *page) == 0
+    split_options = ["--val_fraction=0", "--test_fraction=0", "--workers=1", "--image_rate=10"]
+    arguments = ["video_folder", *image_folders, *split_options]
+    assert command(check.main, *arguments) == 0
     assert "4 of 4 clips can be built" in capsys.readouterr().out
-    assert command(build.main, *page, f"--data_dir={tmp_path / 'data'}") == 0
+    assert command(build.main, *arguments, f"--data_dir={tmp_path / 'data'}") == 0
     clips = {
         clip["id"]: clip for clip in open_dataset(tmp_path / "data", "video_folder").split("train")
     }
     lengths = {name: (len(clip["video"]), clip["fps"]) for name, clip in clips.items()}
     assert lengths == {"a": (20, 10.0), "n/\u00fc": (10, 10.0), "c": (15, 10.0), "a-2": (10, 10.0)}
-    said = " ".join(report_of(tmp_path / "data", "video_folder")["warnings"])
-    assert "1 videos in" in said and "such as unused" in said
+    warnings = " ".join(report_of(tmp_path / "data", "video_folder")["warnings"])
+    assert "1 videos in" in warnings and "such as unused" in warnings
 
 
 def test_a_folder_of_images_without_a_rate_names_the_option(tmp_path, image_folders, capsys):
@@ -197,9 +200,9 @@ def test_a_folder_of_images_without_a_rate_names_the_option(tmp_path, image_fold
 def test_how2sign_prefers_clips_to_parts_of_long_videos(tmp_path):
     shutil.copytree(dummy("how2sign"), tmp_path / "h2s")
     videos = tmp_path / "h2s" / "train" / "raw_videos"
-    dataset = built("how2sign", tmp_path / "cut", tmp_path / "h2s")
+    dataset = build_and_open("how2sign", tmp_path / "cut", tmp_path / "h2s")
     first, second = dataset.split("train")
-    assert values(second) == (
+    assert fields_of(second) == (
         "-aBc_1-1-rgb_front",
         'This is a "test" of times.',
         "",
@@ -210,7 +213,7 @@ def test_how2sign_prefers_clips_to_parts_of_long_videos(tmp_path):
     assert (len(first["video"]), len(second["video"])) == (5, 7)
     assert (second["start"], second["end"]) == pytest.approx((0.5, 1.2))
     shutil.copy(videos / "-aBc-1-rgb_front.mp4", videos / "-aBc_1-1-rgb_front.mp4")
-    second = built("how2sign", tmp_path / "clip", tmp_path / "h2s").split("train")[1]
+    second = build_and_open("how2sign", tmp_path / "clip", tmp_path / "h2s").split("train")[1]
     assert (len(second["video"]), second["start"], second["end"]) == (12, -1.0, -1.0)
 
 
@@ -219,7 +222,7 @@ def test_how2sign_names_ambiguous_and_missing_files(tmp_path, capsys):
     (tmp_path / "h2s" / "more").mkdir()
     video = tmp_path / "h2s" / "test" / "raw_videos" / "gHi-5-rgb_front.mp4"
     shutil.copy(video, tmp_path / "h2s" / "more")
-    built("how2sign", tmp_path / "data", tmp_path / "h2s", code=3)
+    build_and_open("how2sign", tmp_path / "data", tmp_path / "h2s", code=3)
     (problem,) = report_of(tmp_path / "data", "how2sign")["failed"]
     assert "there are two videos of that name" in problem["reason"]
     shutil.copy(
@@ -237,13 +240,16 @@ def test_how2sign_names_ambiguous_and_missing_files(tmp_path, capsys):
 
 
 def test_include_reads_the_word_from_its_folder(tmp_path):
-    dataset = built("include", tmp_path / "a")
-    assert [values(dataset.split(name)[0])[:3] for name in ("train", "validation", "test")] == [
+    dataset = build_and_open("include", tmp_path / "a")
+    assert [fields_of(dataset.split(name)[0])[:3] for name in ("train", "validation", "test")] == [
         ("Animals/4. Bird/MVI_0001", "Bird", "BIRD"),
         ("Animals/4. Bird/MVI_0002", "Bird", "BIRD"),
         ("Greetings/51. Good Morning/MVI_0003", "Good Morning", "GOOD-MORNING"),
     ]
-    assert len(built("include", tmp_path / "b", None, "--subset=include50").split("test")) == 1
+    assert (
+        len(build_and_open("include", tmp_path / "b", None, "--subset=include50").split("test"))
+        == 1
+    )
 
 
 def test_include_without_tables_splits_all_videos_by_a_hash(tmp_path):
@@ -267,9 +273,9 @@ def test_include_without_tables_splits_all_videos_by_a_hash(tmp_path):
 
 
 def test_the_adapter_reads_data_of_sign_language_datasets(tmp_path):
-    dataset = built("sign_language_datasets", tmp_path)
+    dataset = build_and_open("sign_language_datasets", tmp_path)
     record = dataset.split("train")[0]
-    assert values(record) == ("probe-0", "guten tag", "GUT TAG", "s0", "probe", 10.0)
+    assert fields_of(record) == ("probe-0", "guten tag", "GUT TAG", "s0", "probe", 10.0)
     assert len(record["video"]) == 5
     source = adapter.StoredFrames(
         adapter.shards_of(dummy("sign_language_datasets") / "probe_signs/1.0.0")["train"],
@@ -278,25 +284,12 @@ def test_the_adapter_reads_data_of_sign_language_datasets(tmp_path):
         10.0,
     )
     frames, _ = source()
-    assert (
-        abs(
-            np.stack([np.asarray(Image.open(io.BytesIO(jpeg))) for jpeg in record["video"]]).astype(
-                int
-            )
-            - frames
-        ).mean()
-        < 6
-    )
-    swapped = built("sign_language_datasets", tmp_path / "bgr", None, "--bgr=true").split("train")[
-        0
-    ]
-    assert (
-        abs(
-            np.asarray(Image.open(io.BytesIO(swapped["video"][0]))).astype(int)
-            - frames[0, ..., ::-1]
-        ).mean()
-        < 6
-    )
+    images = [np.asarray(Image.open(io.BytesIO(jpeg))).astype(int) for jpeg in record["video"]]
+    assert np.abs(np.stack(images) - frames).mean() < 6
+    swapped = build_and_open("sign_language_datasets", tmp_path / "bgr", None, "--bgr=true")
+    first_jpeg = swapped.split("train")[0]["video"][0]
+    first_image = np.asarray(Image.open(io.BytesIO(first_jpeg))).astype(int)
+    assert np.abs(first_image - frames[0, ..., ::-1]).mean() < 6
 
 
 @pytest.mark.parametrize(
@@ -326,28 +319,30 @@ def test_the_adapter_needs_array_records_and_all_files(tmp_path, capsys):
     assert command(build.main, *run, "--bgr=perhaps") == 2
 
 
-@pytest.mark.parametrize("name", LAID_OUT)
+@pytest.mark.parametrize("name", SOURCE_OPTIONS)
 def test_tfds_finds_the_files_of_each_builder_in_manual_dir(tmp_path, name):
     manual = dummy(name) / "probe_signs/1.0.0" if name == "sign_language_datasets" else dummy(name)
-    module = __import__(f"tfds_builders.{name}.{name}_dataset_builder", fromlist=["Builder"])
-    made = module.Builder(data_dir=tmp_path, workers=1)
-    made.download_and_prepare(download_config=tfds.download.DownloadConfig(manual_dir=manual))
-    assert sum(split.num_examples for split in made.info.splits.values()) >= 2
-    assert "python -m tfds_builders.build" in made.info.description
-    assert made.info.citation
+    module = importlib.import_module(f"tfds_builders.{name}.{name}_dataset_builder")
+    dataset_builder = module.Builder(data_dir=tmp_path, workers=1)
+    dataset_builder.download_and_prepare(
+        download_config=tfds.download.DownloadConfig(manual_dir=manual)
+    )
+    assert sum(split.num_examples for split in dataset_builder.info.splits.values()) >= 2
+    assert "python -m tfds_builders.build" in dataset_builder.info.description
+    assert dataset_builder.info.citation
     assert (
         sorted(
             path.suffix
-            for path in Path(made.data_dir).iterdir()
+            for path in Path(dataset_builder.data_dir).iterdir()
             if path.suffix in (".shard", ".tmp")
         )
         == []
     )
-    assert not (Path(made.data_dir) / "plan.json").exists()
+    assert not (Path(dataset_builder.data_dir) / "plan.json").exists()
 
 
-class Anywhere:
-    """A folder with every file: the parsers are tested on real annotations without the media."""
+class AllFiles:
+    """A media folder that finds every name: real annotations are parsed without their media."""
 
     def find(self, *names: str) -> str:
         return "/" + names[0]
@@ -362,7 +357,7 @@ def test_phoenix14t_parses_its_real_dev_table_without_loss():
         delimiters="|",
         quoted=False,
     )
-    found = phoenix14t.parse({"dev": table}, Anywhere())
+    found = phoenix14t.parse({"dev": table}, AllFiles())
     assert (len(found.clips), found.problems) == (519, [])
     assert sum(not clip.gloss for clip in found.clips) == 2
     assert {clip.split for clip in found.clips} == {"validation"}
@@ -376,7 +371,7 @@ def test_csl_daily_parses_its_real_split_file_without_loss():
         REAL_ANNOTATIONS / "csl_daily_split_1.txt", ("name", "split"), delimiters="|"
     )
     labels = {row.values["name"]: csl_daily.Label("x", "X", "0") for row in table.rows}
-    found = csl_daily.parse(table, labels, Anywhere())
+    found = csl_daily.parse(table, labels, AllFiles())
     assert found.problems == []
     counts = {
         split: sum(clip.split == split for clip in found.clips)
@@ -394,7 +389,7 @@ def test_how2sign_parses_its_real_test_table_without_loss():
         delimiters="\t",
     )
 
-    class OnlyLongVideos(Anywhere):
+    class OnlyLongVideos(AllFiles):
         def find(self, *names: str) -> str:
             if "_" in names[0].removesuffix("-rgb_front")[11:]:
                 raise LookupError("no such clip")
@@ -416,7 +411,7 @@ def test_include_parses_its_real_test_table_without_loss():
     table = read_table(
         REAL_ANNOTATIONS / "include50_test.csv", ("Word", "FilePath"), delimiters=","
     )
-    found = include.parse({"test": table}, Anywhere())
+    found = include.parse({"test": table}, AllFiles())
     assert (len(found.clips), found.problems) == (192, [])
     assert {"Bird", "Good Morning", "T-Shirt", "you (plural)"} <= {
         clip.text for clip in found.clips

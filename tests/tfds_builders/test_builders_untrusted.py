@@ -1,4 +1,4 @@
-"""All parsers on hostile annotations: every row is a clip or a problem with file and line."""
+"""Tests of all parsers on hostile annotations: a row becomes a clip or a problem with its line."""
 
 import unicodedata
 from pathlib import Path
@@ -19,7 +19,7 @@ LABELS = {"good": csl_daily.Label("x", "X", "1"), "empty": csl_daily.Label("", "
 
 
 def parse(name: str, root: Path, content: bytes) -> tuple[ClipTable, int]:
-    """Parse `content` below the header of builder `name`; also count rows and problems."""
+    """Parse `content` below the header of builder `name`; also return the number of table rows."""
     header, arguments = {
         "phoenix14t": (
             b"name|orth|translation",
@@ -51,7 +51,7 @@ def parse(name: str, root: Path, content: bytes) -> tuple[ClipTable, int]:
     return parsers[name](), len(table.rows) + len(table.problems)
 
 
-NAMES = ("phoenix14t", "csl_daily", "how2sign", "include")
+BUILDER_NAMES = ("phoenix14t", "csl_daily", "how2sign", "include")
 
 
 @pytest.fixture(scope="module")
@@ -77,7 +77,7 @@ ROWS = {
 }
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", BUILDER_NAMES)
 @pytest.mark.parametrize(
     "bad",
     [
@@ -103,8 +103,8 @@ def test_a_name_that_leads_outside_is_a_problem(root, name, bad):
     ]
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_a_second_row_of_one_id_and_an_empty_label_are_problems(root, name):
+@pytest.mark.parametrize("name", BUILDER_NAMES)
+def test_a_repeated_id_and_an_empty_label_are_problems(root, name):
     row = ROWS[name].format(name="good")
     empty = {
         "phoenix14t": "empty|G|",
@@ -124,7 +124,7 @@ def test_names_are_found_in_either_normal_form(root, form):
     assert len(found.clips) == 1
 
 
-pieces = st.sampled_from(
+table_pieces = st.sampled_from(
     [
         "good",
         "|",
@@ -148,21 +148,21 @@ pieces = st.sampled_from(
         "\ufeff",
     ]
 )
-hostile = st.one_of(
+hostile_contents = st.one_of(
     st.binary(max_size=200),
-    st.lists(pieces, max_size=40).map(lambda found: "".join(found).encode()),
+    st.lists(table_pieces, max_size=40).map(lambda parts: "".join(parts).encode()),
 )
 
 
-# Why a whole table may be refused: no row, or a quotation mark that would swallow rows.
+# The two reasons to refuse a whole table: no row, or a quotation mark that swallows rows.
 REFUSED = ("no row below the header", "would be part of one text")
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", BUILDER_NAMES)
 @settings(
     max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
-@given(content=hostile)
+@given(content=hostile_contents)
 @example(content=b'"\n\x00,\x00')
 def test_no_row_is_dropped_and_no_clip_is_outside(root, name, content):
     try:

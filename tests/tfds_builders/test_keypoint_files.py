@@ -1,4 +1,4 @@
-"""Keypoint files: what is read of .npz and .pose, and why others are refused."""
+"""Tests of reading .npz and .pose files: their keypoints, and the reasons for refusing others."""
 
 import io
 import os
@@ -31,7 +31,7 @@ def save(path, **arrays):
 # --- .npz ---
 
 
-def test_shares_of_the_image_are_read_as_they_are(tmp_path):
+def test_normalized_coordinates_are_read_unchanged(tmp_path):
     points = RNG.uniform(-0.2, 1.2, (5, 2, 3)).astype(np.float32)
     names = np.array(["left_hand", "right_hand"])
     path = save(tmp_path / "a.npz", keypoints=points, points=names, layout="hands", fps=12.5)
@@ -40,13 +40,13 @@ def test_shares_of_the_image_are_read_as_they_are(tmp_path):
     assert found.layout.name == "hands" and found.layout.points == ("left_hand", "right_hand")
 
 
-def test_pixels_are_divided_by_the_size(tmp_path):
+def test_pixel_coordinates_are_divided_by_the_size(tmp_path):
     points = RNG.uniform(0, 90, (5, 33, 2))
-    sure = RNG.uniform(0, 1, (5, 33))
-    path = save(tmp_path / "a.npz", keypoints=points, confidence=sure, size=[200, 100])
+    confidence = RNG.uniform(0, 1, (5, 33))
+    path = save(tmp_path / "a.npz", keypoints=points, confidence=confidence, size=[200, 100])
     found = read_keypoint_file(path)
     assert np.allclose(found.points[..., :2] * [200, 100], points, atol=1e-4)
-    assert np.allclose(found.points[..., 2], sure) and found.fps is None
+    assert np.allclose(found.points[..., 2], confidence) and found.fps is None
     assert found.layout == MEDIAPIPE_POSE
 
 
@@ -55,7 +55,7 @@ def test_points_without_confidence_are_all_known(tmp_path):
     assert (found.points[..., 2] == 1).all() and found.layout == HOLISTIC
 
 
-def test_arrays_by_columns_and_of_other_types_are_read(tmp_path):
+def test_column_major_arrays_of_other_types_are_read(tmp_path):
     points = np.asfortranarray(RNG.uniform(0, 1, (4, 3, 3)).astype(np.float16))
     found = read_keypoint_file(save(tmp_path / "a.npz", keypoints=points))
     assert np.array_equal(found.points, points.astype(np.float32))
@@ -90,7 +90,7 @@ def test_other_arrays_are_refused_with_the_reason(tmp_path, arrays, reason):
 
 
 def npz_with_header(shape) -> bytes:
-    """An archive whose array announces `shape`, and has no content."""
+    """Return an archive whose array header has `shape`, and whose array has no values."""
     header = io.BytesIO()
     np.lib.format.write_array_header_1_0(
         header, {"descr": "<f4", "fortran_order": False, "shape": shape}
@@ -109,7 +109,7 @@ def npz_with_header(shape) -> bytes:
         (npz_with_header((10**6, 10**6, 3)), "not allowed"),
         (npz_with_header((10, 10, 3)), "'keypoints' is truncated"),
     ],
-    ids=["empty", "no archive", "too large", "truncated"],  # archives hold the time
+    ids=["empty", "no archive", "too large", "truncated"],  # archives contain the time
 )
 def test_damaged_archives_are_refused(tmp_path, content, reason):
     path = tmp_path / "a.npz"
@@ -118,7 +118,7 @@ def test_damaged_archives_are_refused(tmp_path, content, reason):
         read_keypoint_file(path)
 
 
-def test_a_pipe_is_not_waited_for(tmp_path):
+def test_a_pipe_is_refused_without_waiting(tmp_path):
     os.mkfifo(tmp_path / "a.npz")
     with pytest.raises(KeypointFileError, match="not a regular file"):
         read_keypoint_file(tmp_path / "a.npz")
@@ -131,22 +131,22 @@ def test_a_pipe_is_not_waited_for(tmp_path):
 @pytest.mark.parametrize("dims", [2, 3])
 def test_holistic_poses_are_read_without_the_face(tmp_path, version, dims):
     data = RNG.uniform(1, 90, (6, 1, 110, dims))
-    sure = RNG.uniform(0.1, 1, (6, 1, 110))
+    confidence = RNG.uniform(0.1, 1, (6, 1, 110))
     path = tmp_path / "a.POSE"
-    path.write_bytes(pose_file(HOLISTIC_COMPONENTS, data, sure, version=version, fps=12))
+    path.write_bytes(pose_file(HOLISTIC_COMPONENTS, data, confidence, version=version, fps=12))
     found = read_keypoint_file(path)
     assert found.layout == HOLISTIC and found.fps == 12
     kept = [*range(33), *range(35, 77)]
     assert np.allclose(found.points[..., :2] * [200, 100], data[:, 0, kept, :2], atol=1e-4)
-    assert np.allclose(found.points[..., 2], sure[:, 0, kept])
+    assert np.allclose(found.points[..., 2], confidence[:, 0, kept])
 
 
-def test_of_several_people_the_surest_is_taken(tmp_path):
-    data, sure = RNG.uniform(1, 90, (4, 2, 3, 2)), np.full((4, 2, 3), 0.5)
-    sure[:, 1] = 0.9
+def test_the_most_confident_person_is_taken(tmp_path):
+    data, confidence = RNG.uniform(1, 90, (4, 2, 3, 2)), np.full((4, 2, 3), 0.5)
+    confidence[:, 1] = 0.9
     path = tmp_path / "a.pose"
     components = {"body": ["Nose", "LWrist", "RWrist"]}
-    path.write_bytes(pose_file(components, data, sure, version=0.2, fps=29.97))
+    path.write_bytes(pose_file(components, data, confidence, version=0.2, fps=29.97))
     found = read_keypoint_file(path)
     assert np.allclose(found.points[..., :2] * [200, 100], data[:, 1], atol=1e-4)
     assert found.layout.name == "pose_file_3" and found.fps == pytest.approx(29.97)
@@ -154,8 +154,8 @@ def test_of_several_people_the_surest_is_taken(tmp_path):
 
 
 def good_pose(version: float = 0.2) -> bytes:
-    points, sure = np.ones((3, 1, 2, 2)), np.ones((3, 1, 2))
-    return pose_file({"body": ["a", "b"]}, points, sure, version=version)
+    points, confidence = np.ones((3, 1, 2, 2)), np.ones((3, 1, 2))
+    return pose_file({"body": ["a", "b"]}, points, confidence, version=version)
 
 
 @pytest.mark.parametrize(
@@ -188,7 +188,7 @@ def test_damaged_pose_files_are_refused(tmp_path, content, reason):
 
 
 def test_a_pose_file_with_many_frames_for_its_size_is_refused(tmp_path):
-    """Frames without people take two bytes each, and would become a gigabyte."""
+    """A frame without people takes two bytes, but decoded frames would take a gigabyte."""
     content = bytearray(
         pose_file(
             {"b": [str(i) for i in range(2000)]},

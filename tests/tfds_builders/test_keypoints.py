@@ -1,4 +1,4 @@
-"""Keypoints of a build: where they come from, and what is said of clips without them."""
+"""Tests of the keypoints of a build: their sources, and the report on clips without them."""
 
 import dataclasses
 import json
@@ -34,19 +34,19 @@ SOURCE = KeypointSource(FILE, KeypointLayout("hands", NAMES))
 ALL_IN_TRAIN = ("--val_fraction=0", "--test_fraction=0", "--workers=1")
 
 
-def numbered(count: int, offset: int = 0) -> np.ndarray:
-    """Points whose x tells their frame: its number / 64."""
+def numbered_points(count: int, offset: int = 0) -> np.ndarray:
+    """Return points whose x is the number of their frame / 64."""
     points = np.full((count, 2, 3), 0.5, np.float32)
     points[..., 0] = (np.arange(count)[:, None] + offset) / 64
     return points
 
 
-def save(path, points, **more) -> None:
-    np.savez(path, keypoints=points, points=NAMES, layout="hands", **more)
+def save(path, points, **arrays) -> None:
+    np.savez(path, keypoints=points, points=NAMES, layout="hands", **arrays)
 
 
 def frames_of(keypoints) -> list[float]:
-    """The frames of the file, by `numbered`; -1 where nothing is known."""
+    """Return the frame number of each point of `numbered_points`, or -1 for an unknown point."""
     points = keypoints.points[:, 0].astype(float)
     return [round(x * 64, 3) if known else -1 for x, _, known in points]
 
@@ -79,7 +79,7 @@ def build(videos, *options: str, name: str = "data") -> int:
 
 
 def built(videos, name: str = "data"):
-    """The training split and the report of a built data set."""
+    """Return the training split and the report of a built data set."""
     dataset = open_dataset(videos.parent / name, "video_folder")
     return dataset.split("train"), json.loads((dataset.folder / "build_report.json").read_text())
 
@@ -88,12 +88,15 @@ def built(videos, name: str = "data"):
 
 
 def test_files_beside_the_videos_are_stored(videos, capsys):
-    save(videos / "clip0-1.npz", numbered(FRAMES), fps=10)
-    save(videos / "clip1-1.npz", np.where(numbered(FRAMES) < 0.04, np.nan, numbered(FRAMES)))
+    save(videos / "clip0-1.npz", numbered_points(FRAMES), fps=10)
+    save(
+        videos / "clip1-1.npz",
+        np.where(numbered_points(FRAMES) < 0.04, np.nan, numbered_points(FRAMES)),
+    )
     assert build(videos, "--keypoints=file") == 0
     split, report = built(videos)
     assert split.keypoint_layout == SOURCE.layout
-    assert np.array_equal(split[0]["keypoints"], numbered(FRAMES).astype(np.float16))
+    assert np.array_equal(split[0]["keypoints"], numbered_points(FRAMES).astype(np.float16))
     assert not split[1]["keypoints"][:3].any() and split[1]["keypoints"][3:].all()
     assert not split[2]["keypoints"].any() and split[2]["keypoints"].shape == (FRAMES, 2, 3)
     assert [entry.keypoints for entry in split.index] == [1.0, 0.75, 0.0]
@@ -104,15 +107,15 @@ def test_files_beside_the_videos_are_stored(videos, capsys):
     assert "in 1 clips, such as clip2-1 (there is no clip2-1.npz" in capsys.readouterr().err
 
 
-def test_a_changed_keypoint_file_is_another_data_set(videos):
-    save(videos / "clip0-1.npz", numbered(FRAMES))
+def test_a_changed_keypoint_file_changes_the_data_set(videos):
+    save(videos / "clip0-1.npz", numbered_points(FRAMES))
     assert build(videos, "--keypoints=file") == build(videos, "--keypoints=file") == 0
-    save(videos / "clip1-1.npz", numbered(FRAMES))
+    save(videos / "clip1-1.npz", numbered_points(FRAMES))
     with pytest.raises(Exception, match="the annotations or the video files have changed"):
         build(videos, "--keypoints=file")
 
 
-def test_files_may_be_in_a_folder_of_their_own(videos):
+def test_files_may_be_in_a_separate_folder(videos):
     (videos.parent / "poses").mkdir()
     data = np.full((FRAMES, 1, 2, 2), 50.0)
     content = pose_file({"hands": ["LHand", "RHand"]}, data, np.ones((FRAMES, 1, 2)), fps=10)
@@ -137,7 +140,7 @@ def test_a_build_without_any_file_is_refused(videos):
 
 
 def test_points_without_sides_are_noted(videos):
-    np.savez(videos / "clip0-1.npz", keypoints=numbered(FRAMES))
+    np.savez(videos / "clip0-1.npz", keypoints=numbered_points(FRAMES))
     assert build(videos, "--keypoints=file") == 0
     assert "mirror cannot swap them" in built(videos)[1]["warnings"][1]
 
@@ -147,47 +150,47 @@ def clip_at(path, **values) -> Clip:
 
 
 def test_a_file_is_spread_over_its_clip(tmp_path):
-    """Without a rate, and with one that is a little off: .pose files round it."""
+    """The file has no rate or a slightly wrong one, since .pose files store a rounded rate."""
     for more in ({}, {"fps": 24}):
-        save(tmp_path / "a.npz", numbered(50), **more)
+        save(tmp_path / "a.npz", numbered_points(50), **more)
         found = file_keypoints(clip_at(tmp_path / "a.mp4"), SOURCE, 25, 12.5)
         assert frames_of(found) == list(range(1, 50, 2))
 
 
 def test_a_file_of_another_length_is_read_by_its_times(tmp_path):
-    save(tmp_path / "a.npz", numbered(30), fps=25)
+    save(tmp_path / "a.npz", numbered_points(30), fps=25)
     found = file_keypoints(clip_at(tmp_path / "a.mp4"), SOURCE, 25, 12.5)
     assert frames_of(found) == [*range(0, 30, 2), *[-1] * 10]
 
 
-def test_parts_of_a_video_have_their_part_of_its_file(tmp_path):
-    save(tmp_path / "talk.npz", numbered(60), fps=10)
+def test_a_part_of_a_video_uses_that_part_of_its_file(tmp_path):
+    save(tmp_path / "talk.npz", numbered_points(60), fps=10)
     part = clip_at(tmp_path / "talk.mp4", start=2.0, end=3.0)
     part = dataclasses.replace(part, id="talk-3", video_id="talk")
     assert frames_of(file_keypoints(part, SOURCE, 10, 10.0)) == list(range(20, 30))
     assert frames_of(file_keypoints(part, SOURCE, 5, 5.0)) == list(range(20, 30, 2))
     late = dataclasses.replace(part, start=5.5, end=6.5)
     assert frames_of(file_keypoints(late, SOURCE, 10, 10.0)) == [*range(55, 60), *[-1] * 5]
-    save(tmp_path / "talk-3.npz", numbered(10, offset=5))  # the clip's own comes first
+    save(tmp_path / "talk-3.npz", numbered_points(10, offset=5))  # the clip's own file
     assert frames_of(file_keypoints(part, SOURCE, 10, 10.0)) == list(range(5, 15))
 
 
-def test_a_file_of_a_video_without_a_rate_is_no_use_for_parts(tmp_path):
-    save(tmp_path / "talk.npz", numbered(61))
+def test_a_file_without_a_rate_cannot_be_used_for_parts_of_a_video(tmp_path):
+    save(tmp_path / "talk.npz", numbered_points(61))
     part = dataclasses.replace(clip_at(tmp_path / "talk.mp4", start=2.0, end=3.0), id="talk-3")
     found = file_keypoints(part, SOURCE, 10, 10.0)
     assert not found.points.any() and "has no 'fps'" in found.fault
 
 
-def test_a_file_with_other_points_is_left_out(tmp_path):
-    np.savez(tmp_path / "a.npz", keypoints=numbered(4))
+def test_a_file_with_other_points_is_ignored(tmp_path):
+    np.savez(tmp_path / "a.npz", keypoints=numbered_points(4))
     found = file_keypoints(clip_at(tmp_path / "a.mp4"), SOURCE, 4, 10.0)
     assert found.points.shape == (4, 2, 3) and not found.points.any()
     assert found.fault == "a.npz has the 2 points file_2, others have 2 points hands"
 
 
 def test_names_are_found_in_other_normal_forms_and_cases(tmp_path):
-    save(tmp_path / "gru\u0308n.npz", numbered(4))
+    save(tmp_path / "gru\u0308n.npz", numbered_points(4))
     os.rename(tmp_path / "gru\u0308n.npz", tmp_path / "gru\u0308n.NPZ")
     for name in ("gr\u00fcn", "gru\u0308n"):
         clip = clip_at(tmp_path / f"{name}.mp4")
@@ -197,19 +200,19 @@ def test_names_are_found_in_other_normal_forms_and_cases(tmp_path):
 def test_files_outside_of_the_folder_are_not_read(tmp_path):
     inside = tmp_path / "inside"
     inside.mkdir()
-    save(tmp_path / "a.npz", numbered(4))
+    save(tmp_path / "a.npz", numbered_points(4))
     (inside / "b.npz").symlink_to(tmp_path / "a.npz")
     for name in ("../a", str(tmp_path / "a"), "b"):
         clip = dataclasses.replace(clip_at(inside / "c.mp4"), id=name)
         assert keypoint_file(clip, "") is None and keypoint_file(clip, str(inside)) is None
     (inside / "sub").mkdir()
-    save(inside / "sub/d.npz", numbered(4))
+    save(inside / "sub/d.npz", numbered_points(4))
     clip = dataclasses.replace(clip_at(tmp_path / "sub/d.mp4"), id="sub/d")
     assert keypoint_file(clip, str(inside)) == inside / "sub/d.npz"
 
 
-def test_shards_of_a_cluster_have_keypoints_too(videos):
-    save(videos / "clip0-1.npz", numbered(FRAMES))
+def test_shards_written_by_a_cluster_have_keypoints(videos):
+    save(videos / "clip0-1.npz", numbered_points(FRAMES))
     clips = tuple(clip_at(videos / f"clip{i}-1.mp4") for i in range(2))
     folder = videos.parent / "shards"
     folder.mkdir()
@@ -220,7 +223,7 @@ def test_shards_of_a_cluster_have_keypoints_too(videos):
     assert list(journal.keypoint_faults) == ["clip1-1"]
 
 
-# --- MediaPipe's models, by a stand-in ---
+# --- MediaPipe's models, replaced by a stand-in ---
 
 
 @pytest.fixture
@@ -248,7 +251,7 @@ def test_poses_are_found_in_the_stored_frames(videos, models):
         build(videos, *options, "--frame_rate=5")
 
 
-def test_frames_and_index_are_those_of_a_build_without(videos, models):
+def test_keypoints_change_neither_frames_nor_index(videos, models):
     assert build(videos, name="without") == 0
     assert build(videos, "--keypoints=mediapipe", f"--keypoint_models={models}") == 0
     (split, report), (plain, plain_report) = built(videos), built(videos, "without")
@@ -274,7 +277,7 @@ def test_folders_of_images_have_poses(tmp_path, models):
     assert found == pytest.approx({"a": 0.4, "b": 0.6}, abs=0.02)
 
 
-def test_where_the_models_crash_the_clip_is_kept(videos, models):
+def test_a_clip_is_kept_when_the_pose_model_crashes(videos, models):
     blue = np.zeros((64, 96, 3), np.uint8)
     blue[..., 2] = 255
     encode(videos / "clip1-1.mp4", [blue] * FRAMES, pix_fmt="yuv444p")

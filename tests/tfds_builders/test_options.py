@@ -1,4 +1,4 @@
-"""Options of builders: what is allowed, and what --help says of their defaults."""
+"""Tests of options of builders: allowed values, and their defaults in the output of --help."""
 
 import pytest
 

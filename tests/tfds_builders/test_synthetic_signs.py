@@ -1,4 +1,4 @@
-"""The drawn data set: its language, movement, frames and splits."""
+"""Tests of the drawn data set: its language, movements, frames and splits."""
 
 import collections
 import dataclasses
@@ -35,30 +35,30 @@ AVERAGE = Signer()
 def draw_sign(
     gloss: str,
     signer: Signer = AVERAGE,
-    moments: int = 4,
+    num_frames: int = 4,
     scene: Scene = Scene(),  # noqa: B008
 ) -> np.ndarray:
-    """Draw one sign alone, at equal times from its beginning to its end."""
+    """Draw a single sign at `num_frames` equally spaced times, from its beginning to its end."""
     return render.draw(
-        *movement(gloss, signer, moments), signer, scene, 64, np.random.default_rng(0)
+        *movement_of(gloss, signer, num_frames), signer, scene, 64, np.random.default_rng(0)
     )
 
 
-def movement(gloss: str, signer: Signer, moments: int) -> tuple:
-    """What `render` takes of a sign: both arms, the pose of the head, and the seconds."""
+def movement_of(gloss: str, signer: Signer, num_frames: int) -> tuple:
+    """Return the arguments of `render` for a sign: both arms, the head's pose, and the times."""
     utterance = motion.utter([gloss], signer)
     ((_, start, end),) = utterance.spans
-    when = np.linspace(start, end, moments)
+    times = np.linspace(start, end, num_frames)
     arms = [
-        motion.arm(line.at(when), signer, side)
+        motion.arm(line.at(times), signer, side)
         for line, side in ((utterance.dominant, 1.0), (utterance.weak, -1.0))
     ]
-    return *arms, motion.head_pose(utterance, when), when
+    return *arms, motion.head_pose(utterance, times), times
 
 
 @pytest.fixture(scope="module")
 def language() -> dict[tuple[str, ...], str]:
-    """All sentences: every sequence of the right form that the grammar accepts."""
+    """All sentences (glosses -> English): every sequence of this form that the grammar accepts."""
     things = [
         (noun, *adjectives, *number)
         for noun in grammar.THINGS
@@ -104,7 +104,7 @@ def language() -> dict[tuple[str, ...], str]:
         ("I LIKE NOT WHO", "who does not like me"),
     ],
 )
-def test_english_follows_from_the_glosses(glosses, english):
+def test_the_grammar_translates_glosses_to_english(glosses, english):
     assert grammar.translate(glosses.split()) == english
 
 
@@ -123,7 +123,7 @@ def test_english_follows_from_the_glosses(glosses, english):
         "TREE SLEEP",
     ],
 )
-def test_sequences_that_are_no_sentence_are_refused(glosses):
+def test_sequences_that_are_not_sentences_are_refused(glosses):
     with pytest.raises(grammar.GrammarError):
         grammar.translate(glosses.split())
 
@@ -142,39 +142,38 @@ def test_equal_sentences_have_the_same_glosses_in_some_order(language):
     by_text = collections.defaultdict(set)
     for glosses, text in language.items():
         by_text[text].add(tuple(sorted(glosses)))
-    # English only loses the order of two people and of two adjectives.
+    # English does not keep the order of two people, nor of two adjectives.
     assert all(len(bags) == 1 for bags in by_text.values())
 
 
 def test_english_is_not_a_monotone_copy_of_the_glosses(language):
-    english = {
-        gloss: {forms}
-        if isinstance(forms, str)
-        else {word for form in forms for word in form.split()}
-        for table in (
-            grammar.TIMES,
-            grammar.PEOPLE,
-            grammar.THINGS,
-            grammar.ADJECTIVES,
-            grammar.NUMBERS,
-            grammar.VERBS,
-        )
-        for gloss, forms in table.items()
-    }
-    english |= {"NOT": {"not"}, "WHAT": {"what"}, "WHO": {"who"}, "Q": set()}
+    english_words = {}
+    for table in (
+        grammar.TIMES,
+        grammar.PEOPLE,
+        grammar.THINGS,
+        grammar.ADJECTIVES,
+        grammar.NUMBERS,
+        grammar.VERBS,
+    ):
+        for gloss, forms in table.items():
+            is_single = isinstance(forms, str)
+            english_words[gloss] = {forms} if is_single else set(" ".join(forms).split())
+    english_words |= {"NOT": {"not"}, "WHAT": {"what"}, "WHO": {"who"}, "Q": set()}
 
-    def copied(glosses, text) -> bool:
+    def is_monotone_copy(glosses, text) -> bool:
+        """Return whether the text has a word of each gloss, in the order of the glosses."""
         words = text.split()
-        place = 0
+        position = 0
         for gloss in glosses:
-            while place < len(words) and words[place] not in english[gloss]:
-                place += 1
-            if place == len(words):
+            while position < len(words) and words[position] not in english_words[gloss]:
+                position += 1
+            if position == len(words):
                 return False
         return True
 
-    assert copied(("MOTHER", "SLEEP"), "mother sleeps")
-    assert np.mean([copied(glosses, text) for glosses, text in language.items()]) < 0.1
+    assert is_monotone_copy(("MOTHER", "SLEEP"), "mother sleeps")
+    assert np.mean([is_monotone_copy(*sentence) for sentence in language.items()]) < 0.1
 
 
 # --- the splits ---
@@ -187,7 +186,8 @@ def scripts(split: str, count: int = 300, seed: int = 0) -> list[tuple[tuple[str
 def test_splits_share_no_sentence_and_no_signer():
     content = {}
     for split in SPLITS:
-        glosses, signers = zip(*scripts(split), *scripts(split, seed=1))  # nor do two data sets
+        # Two data sets (seeds 0 and 1) share no sentence and no signer between splits either.
+        glosses, signers = zip(*scripts(split), *scripts(split, seed=1))
         people = {dataclasses.replace(signer, name="") for signer in signers}
         content[split] = (
             {grammar.translate(g) for g in glosses},
@@ -224,8 +224,8 @@ def test_the_complete_vocabulary_is_that_of_earlier_releases():
     everything = Options(num_signs=len(grammar.GLOSSES), max_glosses=grammar.MAX_GLOSSES)
     for index in range(50):
         assert script(0, "train", index, Options()) == script(0, "train", index, everything)
-    drawn_by_0_1 = ("YESTERDAY", "I", "HOUSE", "BIG", "SEE")
-    assert script(0, "test", 0, Options())[0] == drawn_by_0_1
+    drawn_by_release_0_1 = ("YESTERDAY", "I", "HOUSE", "BIG", "SEE")
+    assert script(0, "test", 0, Options())[0] == drawn_by_release_0_1
 
 
 def test_rest_clips_are_drawn_only_on_request():
@@ -256,7 +256,7 @@ def test_hands_are_where_the_sign_says(gloss):
         arm = motion.arm(
             line.at(np.array([start + (end - start) * key.at for key in keys])), AVERAGE, side
         )
-        # For the average signer body coordinates are those of the table.
+        # The average signer has the body coordinates of the table `SIGNS`.
         np.testing.assert_allclose(arm.hand, [key.where for key in keys], atol=1e-6)
         np.testing.assert_allclose(arm.angle, [key.angle for key in keys], atol=1e-6)
         np.testing.assert_allclose(arm.fingers, [SHAPES[key.shape] for key in keys], atol=1e-6)
@@ -267,9 +267,9 @@ def test_every_signer_reaches_every_sign():
         for number in range(NUM_SIGNERS[split]):
             signer = signer_of(split, number)
             utterance = motion.utter(list(SIGNS), signer, rng=np.random.default_rng(number))
-            when = np.linspace(0, utterance.seconds, 400)
+            times = np.linspace(0, utterance.seconds, 400)
             for line, side in ((utterance.dominant, 1.0), (utterance.weak, -1.0)):
-                track = line.at(when)
+                track = line.at(times)
                 arm = motion.arm(track, signer, side)
                 np.testing.assert_allclose(
                     np.linalg.norm(arm.elbow - arm.shoulder, axis=-1),
@@ -281,36 +281,31 @@ def test_every_signer_reaches_every_sign():
                     motion.FOREARM * signer.arm,
                     rtol=1e-6,
                 )
-                in_sign = (when > utterance.spans[0][1]) & (when < utterance.spans[-1][2])
+                in_sign = (times > utterance.spans[0][1]) & (times < utterance.spans[-1][2])
                 assert np.abs(arm.hand - track[:, :3])[in_sign].max() < 0.05
 
 
 def test_movement_is_smooth_and_does_not_rest_between_signs():
     for index in range(40):
         _, _, utterance = performance(0, "train", index, Options())
-        when = np.arange(0, utterance.seconds, 0.005)
-        hand = utterance.dominant.at(when)[:, :3]
+        times = np.arange(0, utterance.seconds, 0.005)
+        hand = utterance.dominant.at(times)[:, :3]
         assert (
             np.linalg.norm(np.diff(hand, axis=0), axis=-1).max() < 0.09
-        )  # under 18 shoulder widths a second: no jump
+        )  # below 18 shoulder widths per second, so no jump
         rest = hand[0]
         np.testing.assert_allclose(hand[-1], rest, atol=0.01)
-        signing = (when > utterance.spans[0][1]) & (when < utterance.spans[-1][2])
+        signing = (times > utterance.spans[0][1]) & (times < utterance.spans[-1][2])
         assert np.linalg.norm(hand[signing] - rest, axis=-1).min() > 0.12
 
 
-def test_clips_have_about_20_to_64_frames():
+def test_clips_have_14_to_64_frames():
     lengths = collections.defaultdict(list)
     for index in range(400):
         _, _, utterance = performance(0, "train", index, Options())
         lengths[len(utterance.spans)].append(int(np.ceil(utterance.seconds * 12.5)))
-        seconds = [
-            b - a
-            for a, b in zip(
-                [0.0, *(end for _, _, end in utterance.spans)],
-                [end for _, _, end in utterance.spans],
-            )
-        ][1:]
+        ends = [end for _, _, end in utterance.spans]
+        seconds = [later - earlier for earlier, later in itertools.pairwise(ends)]
         assert all(0.3 < s < 1.1 for s in seconds)
     assert max(map(max, lengths.values())) <= 64
     assert min(map(min, lengths.values())) >= 14
@@ -328,11 +323,11 @@ def test_different_signs_look_different():
         assert apart.mean(axis=(1, 2)).max() > 0.01, (
             a,
             b,
-        )  # 1 of 100 pixels in some moment; a hand has about 60 of 4,096
+        )  # 1 % of the pixels at some time; a hand has about 60 of 4,096
 
 
 def test_hand_is_drawn_where_the_kinematics_put_it():
-    frames = draw_sign("TWO", moments=3)
+    frames = draw_sign("TWO", num_frames=3)
     x, y, _ = SIGNS["TWO"].dominant[-1].where
     column, row = (
         32 - x * 64 / render.HEIGHT,
@@ -363,17 +358,19 @@ SCENES = {
 
 @pytest.mark.parametrize("left_handed", [False, True])
 @pytest.mark.parametrize("scene", SCENES.values(), ids=SCENES)
-def test_keypoints_are_where_the_points_are_drawn(scene, left_handed):
-    """Nose and hands have colors that the points around them do not have."""
+def test_keypoints_are_where_the_body_parts_are_drawn(scene, left_handed):
+    """The nose and the hands have colors that nothing around them has."""
     signer = dataclasses.replace(
         AVERAGE, left_handed=left_handed, skin=(200, 60, 60), shirt=(20, 60, 200)
     )
     side, other = ("left", "right") if left_handed else ("right", "left")
     for gloss in ("TWO", "MANY", "Q"):
         frames = draw_sign(gloss, signer, scene=scene).astype(int)
-        points = render.keypoints(*movement(gloss, signer, 4), signer, scene)
+        points = render.keypoints(*movement_of(gloss, signer, 4), signer, scene)
         assert points.shape == (4, len(DRAWN.points), 3) and (points[..., 2] == 1).all()
-        assert (np.sign(points[:, 5, 0] - points[:, 6, 0]) == 1).all()  # wrists: left is right
+        # The signer faces the camera: the left wrist is at the right of the image.
+        left_x, right_x = (points[:, DRAWN.index(f"{hand}_wrist"), 0] for hand in ("left", "right"))
+        assert (left_x > right_x).all()
         for name, color in {
             "nose": (164, 49, 49),
             f"{side}_index": signer.skin,
@@ -419,17 +416,17 @@ def test_size_and_frame_rate_are_options(size):
 
 
 def test_a_clip_is_the_same_in_every_process():
-    one = clip(3, "validation", 17, Options())
-    frames, rate = one.frames()
-    again = pickle.loads(pickle.dumps(clip(3, "validation", 17, Options())))
-    assert (again.id, again.text, again.gloss, again.signer) == (
-        one.id,
-        one.text,
-        one.gloss,
-        one.signer,
+    original = clip(3, "validation", 17, Options())
+    frames, rate = original.frames()
+    copy = pickle.loads(pickle.dumps(clip(3, "validation", 17, Options())))
+    assert (copy.id, copy.text, copy.gloss, copy.signer) == (
+        original.id,
+        original.text,
+        original.gloss,
+        original.signer,
     )
     with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as other:
-        elsewhere, other_rate = other.submit(again.frames).result()
+        elsewhere, other_rate = other.submit(copy.frames).result()
     np.testing.assert_array_equal(frames, elsewhere)
     assert rate == other_rate
 
@@ -474,7 +471,7 @@ def test_builder_stores_the_drawn_clips(tmp_path):
     assert main(common) == 0
     with pytest.raises(UsageError, match="seed"):  # built with other options
         main([*common, "--seed=1"])
-    # A release without an option built what its default builds now.
+    # A release without an option built the same data set as the option's default does now.
     report = next(tmp_path.rglob(REPORT_NAME))
     content = json.loads(report.read_text())
     for name in ("num_signs", "max_signs"):

@@ -1,4 +1,4 @@
-"""What the stand-ins for trackers share: each call becomes a line of $FAKE_TRACKER_CALLS."""
+"""Shared code of the stand-ins for trackers: each call becomes a line of $FAKE_TRACKER_CALLS."""
 
 import json
 import os
@@ -6,9 +6,9 @@ import signal
 
 
 def record(tracker: str, call: str, **given: object) -> None:
-    """Record a call; raise where $FAKE_TRACKER_RAISES names the tracker.
+    """Record a call; raise ConnectionError if $FAKE_TRACKER_RAISES names the tracker.
 
-    Where $FAKE_TRACKER_SIGTERM names it, its first metrics end the run as `scancel` would.
+    If $FAKE_TRACKER_SIGTERM names it, its first call of `log` sends SIGTERM, as `scancel` does.
     """
     with open(os.environ["FAKE_TRACKER_CALLS"], "a") as file:
         file.write(json.dumps({"tracker": tracker, "call": call} | given) + "\n")
@@ -20,7 +20,7 @@ def record(tracker: str, call: str, **given: object) -> None:
 
 
 class Run:
-    """What `wandb.init` and `trackio.init` return."""
+    """The run that `wandb.init` and `trackio.init` return."""
 
     def __init__(self, tracker: str, name: str):
         self._tracker, self.id, self.summary = tracker, name, {}

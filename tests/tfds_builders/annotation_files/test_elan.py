@@ -1,4 +1,4 @@
-"""ELAN files: texts, glosses and times of tiers, from files that strangers wrote."""
+"""Tests of reading ELAN files, damaged and hostile ones too: texts, glosses and times of tiers."""
 
 import time
 from pathlib import Path
@@ -19,7 +19,8 @@ def read(folder: Path, eaf: Eaf | str | bytes, *tiers: str | None) -> ElanFile:
     return read_elan(folder / "a.eaf", *tiers)
 
 
-def texts(found: ElanFile) -> list[tuple[float, float, str, str]]:
+def segments_of(found: ElanFile) -> list[tuple[float, float, str, str]]:
+    """Return (start, end, text, gloss) of each segment, times in milliseconds."""
     return [segment[:4] for segment in found.segments]
 
 
@@ -34,17 +35,17 @@ def test_annotations_have_times_texts_signer_and_line(tmp_path):
     assert [link.url for link in found.links] == ["a.mp4", "file:///C:/corpus/a.mp4"]
 
 
-def test_the_tier_named_text_or_the_only_one_is_taken(tmp_path):
+def test_the_tier_named_text_or_the_only_tier_is_used(tmp_path):
     eaf = Eaf()
     eaf.tier("Notes", [(0, 900, "loud")])
     eaf.tier("Empty", [(0, 900, "")])
-    assert texts(read(tmp_path, eaf)) == [(0, 900, "loud", "")]
+    assert segments_of(read(tmp_path, eaf)) == [(0, 900, "loud", "")]
     eaf.tier("Text", [(0, 1000, "Hello.")])
     eaf.tier("GLOSS", [(0, 400, "HELLO"), (400, 1000, "YOU")])
-    assert texts(read(tmp_path, eaf)) == [(0, 1000, "Hello.", "HELLO YOU")]
+    assert segments_of(read(tmp_path, eaf)) == [(0, 1000, "Hello.", "HELLO YOU")]
 
 
-def test_tiers_that_could_all_be_meant_are_listed_with_counts(tmp_path):
+def test_ambiguous_tiers_are_listed_with_counts(tmp_path):
     eaf = Eaf()
     eaf.tier("Deutsch", [(0, 900, "eins"), (900, 1000, "")])
     eaf.tier("English", [(0, 900, "one"), (900, 1000, "two")])
@@ -53,7 +54,7 @@ def test_tiers_that_could_all_be_meant_are_listed_with_counts(tmp_path):
         match=r"2 tiers have texts: 'Deutsch' \(1 texts, 1 empty\), 'English' \(2 texts\)",
     ):
         read(tmp_path, eaf)
-    assert texts(read(tmp_path, eaf, "deutsch")) == [(0, 900, "eins", "")]
+    assert segments_of(read(tmp_path, eaf, "deutsch")) == [(0, 900, "eins", "")]
     with pytest.raises(AnnotationError, match=r"no tier 'Englsh' .* did you mean 'English'"):
         read(tmp_path, eaf, "Englsh")
     with pytest.raises(AnnotationError, match="both --text_tier and --gloss_tier"):
@@ -75,32 +76,35 @@ def test_symbolic_children_have_the_times_of_their_parent(tmp_path):
         "Signs", [(one, "GO"), (one, "GO"), (one, "HOME"), (two, "EAT")], parent="Sentence"
     )
     eaf.children("Meaning", [(glosses[3], "to eat")], parent="Signs")
-    assert texts(read(tmp_path, eaf, "Free", "Signs")) == [
+    assert segments_of(read(tmp_path, eaf, "Free", "Signs")) == [
         (0, 2000, "First.", "GO GO HOME"),
         (2000, 3000, "Second.", "EAT"),
     ]
-    assert texts(read(tmp_path, eaf, "Meaning")) == [(2000, 3000, "to eat", "")]
-    # Several symbolic children share the times of their parent: they are one text.
-    assert texts(read(tmp_path, eaf, "Signs"))[0] == (0, 2000, "GO GO HOME", "")
+    assert segments_of(read(tmp_path, eaf, "Meaning")) == [(2000, 3000, "to eat", "")]
+    # Symbolic children share the times of their parent, so they are joined to one text.
+    assert segments_of(read(tmp_path, eaf, "Signs"))[0] == (0, 2000, "GO GO HOME", "")
 
 
-def test_children_follow_the_one_that_they_name_as_previous(tmp_path):
+def test_children_are_ordered_by_their_previous_annotation(tmp_path):
     eaf = Eaf()
     (one,) = eaf.tier("text", [(0, 2000, "x")])
     eaf.children("gloss", [(one, "A"), (one, "B"), (one, "C")], reverse=True)
-    assert texts(read(tmp_path, eaf))[0][3] == "A B C"
+    assert segments_of(read(tmp_path, eaf))[0][3] == "A B C"
 
 
-def test_subdivided_glosses_without_times_of_their_own_are_placed(tmp_path):
+def test_subdivided_glosses_without_own_times_are_assigned_to_their_text(tmp_path):
     eaf = Eaf()
     start, a, b, middle, c, end = map(eaf.slot, (0, None, None, 3000, None, 4000))
     eaf.slotted_tier("text", [(start, middle, "one"), (middle, end, "two")])
     glosses = [(start, a, "A"), (a, b, "B"), (b, middle, "C"), (middle, c, "D"), (c, end, "E")]
     eaf.slotted_tier("gloss", glosses, parent="text")
-    assert texts(read(tmp_path, eaf)) == [(0, 3000, "one", "A B C"), (3000, 4000, "two", "D E")]
+    assert segments_of(read(tmp_path, eaf)) == [
+        (0, 3000, "one", "A B C"),
+        (3000, 4000, "two", "D E"),
+    ]
 
 
-def test_a_text_without_a_time_is_a_problem_and_no_guess(tmp_path):
+def test_a_text_without_a_time_is_reported_and_the_time_is_not_guessed(tmp_path):
     eaf = Eaf()
     eaf.tier("text", [(0, 900, "a"), (None, 1200, "b"), (1200, 1500, "c")])
     found = read(tmp_path, eaf)
@@ -110,13 +114,13 @@ def test_a_text_without_a_time_is_a_problem_and_no_guess(tmp_path):
     ]
 
 
-def test_both_hands_are_merged_and_a_sign_of_both_is_one(tmp_path):
+def test_tiers_of_both_hands_are_merged_and_a_two_handed_sign_appears_once(tmp_path):
     eaf = Eaf()
     eaf.tier("text", [(0, 4000, "x")])
     eaf.tier("Gloss R", [(0, 900, "BOOK"), (1000, 1900, "GIVE"), (3000, 3500, "BOOK")])
     eaf.tier("Gloss L", [(50, 880, "BOOK"), (2000, 2500, "YOU")])
     found = read(tmp_path, eaf, "text", "gloss *")
-    assert texts(found)[0][3] == "BOOK GIVE YOU BOOK"
+    assert segments_of(found)[0][3] == "BOOK GIVE YOU BOOK"
     assert found.num_loose == 0
 
 
@@ -125,7 +129,7 @@ def test_glosses_outside_of_every_text_are_counted(tmp_path):
     eaf.tier("text", [(0, 1000, "a"), (2000, 3000, "b")])
     eaf.tier("gloss", [(100, 900, "A"), (1200, 1400, "LOST"), (2000, 2900, "B")])
     found = read(tmp_path, eaf)
-    assert [gloss for *_, gloss in texts(found)] == ["A", "B"] and found.num_loose == 1
+    assert [gloss for *_, gloss in segments_of(found)] == ["A", "B"] and found.num_loose == 1
 
 
 def test_each_signer_gets_the_glosses_of_that_signer(tmp_path):

@@ -1,4 +1,4 @@
-"""Long videos with ELAN or subtitle files: the same clips as from a table of single videos."""
+"""Tests of long videos with ELAN or subtitle files: their clips equal those of short videos."""
 
 import json
 import shutil
@@ -23,6 +23,7 @@ TEXTS = {"clip-a": "one, two", "clip-b": "Grün & <blau>", "clip-c": "three word
 
 
 def videos(folder: Path, *names: str) -> Path:
+    """Write files of these names below `folder / "v"`; return that folder."""
     for name in names:
         path = folder / "v" / name
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -31,7 +32,7 @@ def videos(folder: Path, *names: str) -> Path:
     return folder / "v"
 
 
-def eaf(path: Path, *links: str, texts: tuple[str, ...] = ("one",), **options) -> Path:
+def write_eaf(path: Path, *links: str, texts: tuple[str, ...] = ("one",), **options) -> Path:
     file = Eaf(*links, **options)
     file.tier("text", [(1000 * i, 1000 * i + 900, text) for i, text in enumerate(texts)])
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -39,14 +40,14 @@ def eaf(path: Path, *links: str, texts: tuple[str, ...] = ("one",), **options) -
     return path
 
 
-def vtt(path: Path, *texts: str) -> Path:
+def write_vtt(path: Path, *texts: str) -> Path:
     cues = [f"00:0{i}.000 --> 00:0{i}.900\n{text}\n" for i, text in enumerate(texts)]
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text("WEBVTT\n\n" + "\n".join(cues), encoding="utf-8")
     return path
 
 
-def found(table: ClipTable, root: Path) -> list[tuple[str, str, str]]:
+def clips_of(table: ClipTable, root: Path) -> list[tuple[str, str, str]]:
     return [
         (clip.id, clip.text, str(Path(clip.path or "").relative_to(root))) for clip in table.clips
     ]
@@ -56,20 +57,20 @@ def reasons(table: ClipTable) -> list[str]:
     return [problem.reason for problem in table.problems]
 
 
-def drawn(folder: Path) -> None:
-    """Three single videos with a table, and one long video of the same frames: .eaf, .vtt, .srt."""
+def draw_videos(folder: Path) -> None:
+    """Write three short videos with a table, and one long video with .eaf, .vtt, .srt."""
     (folder / "single").mkdir()
     (folder / "long").mkdir()
     noise = np.random.default_rng(0)
     images, spans = [], []
     for number, (name, text) in enumerate(TEXTS.items()):
-        own = [
+        frames = [
             (image + noise.integers(0, 9, image.shape)).astype(np.uint8)
             for image in shades(7 + 2 * number)
         ]
-        encode(folder / "single" / f"{name}.mp4", own, fps=10, options=LOSSLESS)
-        spans.append((100 * len(images), 100 * (len(images) + len(own)), text))
-        images += own
+        encode(folder / "single" / f"{name}.mp4", frames, fps=10, options=LOSSLESS)
+        spans.append((100 * len(images), 100 * (len(images) + len(frames)), text))
+        images += frames
     encode(folder / "long" / "talk.mp4", images, fps=10, options=LOSSLESS)
     rows = "".join(f'{name},"{text}"\n' for name, text in TEXTS.items())
     (folder / "clips.csv").write_text(f"uid,text\n{rows}", encoding="utf-8")
@@ -87,7 +88,7 @@ def drawn(folder: Path) -> None:
 
 
 def test_table_eaf_and_subtitles_give_the_same_clips(tmp_path):
-    drawn(tmp_path)
+    draw_videos(tmp_path)
     long = tmp_path / "long"
     kinds = {
         "table": [f"--csv={tmp_path / 'clips.csv'}", f"--videos={tmp_path / 'single'}"],
@@ -98,9 +99,9 @@ def test_table_eaf_and_subtitles_give_the_same_clips(tmp_path):
     stored = {}
     for kind, options in kinds.items():
         data_dir = tmp_path / "data" / kind
-        everything = ["--val_fraction=0", "--test_fraction=0", "--workers=1"]
+        split_options = ["--val_fraction=0", "--test_fraction=0", "--workers=1"]
         assert (
-            command(build.main, "video_folder", f"--data_dir={data_dir}", *everything, *options)
+            command(build.main, "video_folder", f"--data_dir={data_dir}", *split_options, *options)
             == 0
         )
         source = tfds.builder_from_directory(data_dir / "video_folder" / "1.0.0").as_data_source()
@@ -124,7 +125,7 @@ def test_a_clip_is_named_by_its_video_and_its_times(tmp_path):
     file.tier("B", [(0, 900, "c")], "Ben")
     (root / "sub" / "talk.eaf").write_text(str(file))
     table = elan_clips(root, Videos(root), "A,B")
-    assert found(table, root) == [
+    assert clips_of(table, root) == [
         ("sub/talk-00000000-00000900", "a", "sub/talk.mp4"),
         ("sub/talk-00000000-00000900-2", "c", "sub/talk.mp4"),
         ("sub/talk-00001234-00005678", "b", "sub/talk.mp4"),
@@ -135,7 +136,7 @@ def test_a_clip_is_named_by_its_video_and_its_times(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("links", "there", "expected"),
+    ("links", "files", "expected"),
     [
         (["./front.mp4"], ["front.mp4", "talk.mp4"], "front.mp4"),
         (["C:\\data\\front.mp4"], ["front.webm"], "front.webm"),
@@ -148,25 +149,25 @@ def test_a_clip_is_named_by_its_video_and_its_times(tmp_path):
         ([], ["x/talk.mp4"], "x/talk.mp4"),
     ],
 )
-def test_the_video_of_an_elan_file_is_found(tmp_path, links, there, expected):
-    root = videos(tmp_path, *there)
-    eaf(tmp_path / "talk.eaf", *links)
+def test_the_video_of_an_elan_file_is_found(tmp_path, links, files, expected):
+    root = videos(tmp_path, *files)
+    write_eaf(tmp_path / "talk.eaf", *links)
     table = elan_clips(tmp_path / "talk.eaf", Videos(root))
-    assert [path for *_, path in found(table, root)] == [expected]
+    assert [path for *_, path in clips_of(table, root)] == [expected]
 
 
 def test_a_link_relative_to_an_elan_file_in_a_folder_is_followed(tmp_path):
     root = videos(tmp_path, "media/front.mp4", "other/front.mp4")
-    eaf(root / "eaf" / "talk.eaf", "../media/front.mp4")
-    assert found(elan_clips(root, Videos(root)), root)[0][2] == "media/front.mp4"
-    eaf(root / "eaf" / "talk.eaf", "front.mp4")
+    write_eaf(root / "eaf" / "talk.eaf", "../media/front.mp4")
+    assert clips_of(elan_clips(root, Videos(root)), root)[0][2] == "media/front.mp4"
+    write_eaf(root / "eaf" / "talk.eaf", "front.mp4")
     (reason,) = reasons(elan_clips(root, Videos(root)))
     assert "two videos of that name" in reason and "talk.eaf names front.mp4" in reason
 
 
-def test_the_time_of_a_shifted_video_is_shifted(tmp_path):
+def test_the_time_origin_of_a_video_shifts_its_clips(tmp_path):
     root = videos(tmp_path, "a.mp4")
-    eaf(root / "a.eaf", "a.mp4", offset=2500, texts=("one", "two"))
+    write_eaf(root / "a.eaf", "a.mp4", offset=2500, texts=("one", "two"))
     clips = elan_clips(root, Videos(root)).clips
     assert [(clip.id, clip.start, clip.end) for clip in clips] == [
         ("a-00000000-00000900", 2.5, 3.4),
@@ -174,7 +175,7 @@ def test_the_time_of_a_shifted_video_is_shifted(tmp_path):
     ]
 
 
-def test_several_cameras_and_left_out_annotations_are_reported(tmp_path):
+def test_several_cameras_and_skipped_annotations_are_reported(tmp_path):
     root = videos(tmp_path, "front.mp4", "side.mp4")
     file = Eaf("front.mp4", "side.mp4")
     file.tier("text", [(0, 900, "a"), (900, 950, ""), (1000, 1000, "no length")])
@@ -189,9 +190,9 @@ def test_several_cameras_and_left_out_annotations_are_reported(tmp_path):
     assert table.problems[0].line > 0 and table.problems[0].id == "front-00001000-00001000"
 
 
-def test_a_damaged_file_of_several_is_a_problem_and_alone_an_error(tmp_path):
+def test_a_damaged_file_is_a_problem_among_others_and_an_error_alone(tmp_path):
     root = videos(tmp_path, "a.mp4", "b.mp4")
-    eaf(root / "a.eaf", "a.mp4")
+    write_eaf(root / "a.eaf", "a.mp4")
     (root / "b.eaf").write_text("damaged")
     table = elan_clips(root, Videos(root))
     assert len(table.clips) == 1 and "not an ELAN file" in reasons(table)[0]
@@ -199,10 +200,10 @@ def test_a_damaged_file_of_several_is_a_problem_and_alone_an_error(tmp_path):
         elan_clips(root / "b.eaf", Videos(root))
 
 
-def test_a_video_that_is_not_there_is_a_problem_of_each_text(tmp_path):
+def test_a_missing_video_is_a_problem_of_each_text(tmp_path):
     root = videos(tmp_path, "a.mp4")
-    eaf(root / "a.eaf", "a.mp4")
-    eaf(root / "b.eaf", "b.mp4", texts=("one", "two"))
+    write_eaf(root / "a.eaf", "a.mp4")
+    write_eaf(root / "b.eaf", "b.mp4", texts=("one", "two"))
     table = elan_clips(root, Videos(root))
     assert len(table.clips) == 1 and len(table.problems) == 2
     assert (
@@ -214,27 +215,27 @@ def test_a_video_that_is_not_there_is_a_problem_of_each_text(tmp_path):
 def test_two_files_of_one_video_are_reported(tmp_path):
     root = videos(tmp_path, "a.mp4")
     for name in ("first", "second"):
-        eaf(root / f"{name}.eaf", "a.mp4")
+        write_eaf(root / f"{name}.eaf", "a.mp4")
     table = elan_clips(root, Videos(root))
     assert [clip.id for clip in table.clips] == ["a-00000000-00000900", "a-00000000-00000900-2"]
     assert "1 annotation files are for a video that another one is for too" in table.notes[0]
 
 
-def test_a_single_video_is_for_a_single_file(tmp_path):
+def test_a_single_video_needs_a_single_annotation_file(tmp_path):
     root = videos(tmp_path, "film.mp4")
-    eaf(tmp_path / "e" / "a.eaf", "somewhere/else.mp4")
+    write_eaf(tmp_path / "e" / "a.eaf", "somewhere/else.mp4")
     one = elan_clips(tmp_path / "e" / "a.eaf", Videos(root / "film.mp4"))
-    assert found(one, root) == [("film-00000000-00000900", "one", "film.mp4")]
-    vtt(tmp_path / "e" / "x.vtt", "one")
+    assert clips_of(one, root) == [("film-00000000-00000900", "one", "film.mp4")]
+    write_vtt(tmp_path / "e" / "x.vtt", "one")
     one = subtitle_clips(tmp_path / "e" / "x.vtt", Videos(root / "film.mp4"))
-    assert found(one, root) == [("film-00000000-00000900", "one", "film.mp4")]
-    eaf(tmp_path / "e" / "b.eaf")
+    assert clips_of(one, root) == [("film-00000000-00000900", "one", "film.mp4")]
+    write_eaf(tmp_path / "e" / "b.eaf")
     with pytest.raises(AnnotationError, match="--videos is one file, and there are 2 annotation"):
         elan_clips(tmp_path / "e", Videos(root / "film.mp4"))
 
 
 @pytest.mark.parametrize(
-    ("subtitles", "there", "expected"),
+    ("subtitles", "files", "expected"),
     [
         ("talk.vtt", ["talk.mp4"], "talk.mp4"),
         ("talk.en.vtt", ["talk.mp4"], "talk.mp4"),
@@ -246,17 +247,17 @@ def test_a_single_video_is_for_a_single_file(tmp_path):
         ("subs/talk.VTT", ["media/talk.mp4"], "media/talk.mp4"),
     ],
 )
-def test_the_video_of_a_subtitle_file_is_found(tmp_path, subtitles, there, expected):
-    root = videos(tmp_path, *there)
-    vtt(root / subtitles, "one")
+def test_the_video_of_a_subtitle_file_is_found(tmp_path, subtitles, files, expected):
+    root = videos(tmp_path, *files)
+    write_vtt(root / subtitles, "one")
     table = subtitle_clips(root, Videos(root))
-    assert [path for *_, path in found(table, root)] == [expected]
+    assert [path for *_, path in clips_of(table, root)] == [expected]
 
 
 def test_a_language_is_chosen_and_the_others_are_reported(tmp_path):
     root = videos(tmp_path, "a.mp4", "b.mp4")
     for name in ("a.en", "a.de", "b.en-GB", "b.en-GB"):
-        vtt(root / f"{name}.vtt", name)
+        write_vtt(root / f"{name}.vtt", name)
     shutil.copy(root / "a.en.vtt", root / "a.en.srt")
     table = subtitle_clips(root, Videos(root))
     assert [clip.text for clip in table.clips] == ["b.en-GB"]
@@ -289,7 +290,7 @@ def test_notes_on_cues_add_up_over_files(tmp_path):
 
 def test_rest_is_stored_without_a_text(tmp_path):
     root = videos(tmp_path, "a.mp4")
-    vtt(root / "a.vtt", "<rest>", "null")
+    write_vtt(root / "a.vtt", "<rest>", "null")
     table = subtitle_clips(root, Videos(root))
     assert [clip.text for clip in table.clips] == ["", "null"]
     assert "1 clips have a text that programs write for missing values" in table.notes[0]
@@ -297,7 +298,7 @@ def test_rest_is_stored_without_a_text(tmp_path):
 
 def test_texts_in_another_encoding_are_problems_with_advice(tmp_path):
     root = videos(tmp_path, "a.mp4")
-    content = vtt(root / "a.vtt", "Grün", "blau").read_text(encoding="utf-8").encode("cp1252")
+    content = write_vtt(root / "a.vtt", "Grün", "blau").read_text(encoding="utf-8").encode("cp1252")
     (root / "a.vtt").write_bytes(content)
     table = subtitle_clips(root, Videos(root))
     assert reasons(table) == ["text is not UTF-8"] and "--encoding=cp1252" in table.notes[0]
@@ -305,7 +306,7 @@ def test_texts_in_another_encoding_are_problems_with_advice(tmp_path):
 
 
 def splits(folder: Path, *options: str) -> dict[str, set[str]]:
-    """The signers and times of each split that a builder plans for the files of a folder."""
+    """Return video and signer of the clips of each planned split, and the builder's notes."""
     builder = Builder(
         data_dir=folder / "data",
         val_fraction=0.3,
@@ -318,7 +319,7 @@ def splits(folder: Path, *options: str) -> dict[str, set[str]]:
     } | {"notes": set(builder.warnings)}
 
 
-def test_splits_share_no_video_or_no_signer_or_no_clip(tmp_path):
+def test_split_by_determines_what_splits_do_not_share(tmp_path):
     for name in "abcdefgh":
         (tmp_path / f"{name}.mp4").write_bytes(b"x")
         file = Eaf(f"{name}.mp4")
@@ -329,8 +330,8 @@ def test_splits_share_no_video_or_no_signer_or_no_clip(tmp_path):
     assert splits(tmp_path, "text_tier=text *", "split_by=video") == by_video
     by_signer = splits(tmp_path, "text_tier=text *", "split_by=signer")
     by_clip = splits(tmp_path, "text_tier=text *", "split_by=clip")
-    for found, place in ((by_video, 0), (by_signer, 1)):
-        shares = [{x.split(":")[place] for x in found[name]} for name in ("train", "test")]
+    for found, field in ((by_video, 0), (by_signer, 1)):
+        shares = [{clip.split(":")[field] for clip in found[name]} for name in ("train", "test")]
         assert all(shares) and not shares[0] & shares[1]
     assert len(by_clip["train"] & by_clip["test"]) > 2
     with pytest.raises(BuildError, match=r"--split_by is 'singer'; .* did you mean 'signer'"):
@@ -338,7 +339,7 @@ def test_splits_share_no_video_or_no_signer_or_no_clip(tmp_path):
 
 
 def test_one_long_video_is_explained_and_split_by_clip(tmp_path, capsys):
-    drawn(tmp_path)
+    draw_videos(tmp_path)
     long = tmp_path / "long"
     found = splits(long)
     assert any(
@@ -365,7 +366,7 @@ def test_one_long_video_is_explained_and_split_by_clip(tmp_path, capsys):
         (["--eaf={}", "--encoding=cp1252"], "--encoding is for --csv and --subtitles only"),
     ],
 )
-def test_options_that_do_not_fit_together_are_exit_2(tmp_path, capsys, options, message):
+def test_conflicting_options_exit_with_2(tmp_path, capsys, options, message):
     (tmp_path / "a.csv").write_text("uid,text\na,b\n")
     given = [option.format(tmp_path) for option in options]
     base = ["video_folder", f"--data_dir={tmp_path / 'data'}", f"--videos={tmp_path}"]

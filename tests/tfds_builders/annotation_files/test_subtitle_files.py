@@ -1,4 +1,4 @@
-"""Subtitle files: every cue becomes a text with times, or is counted or reported."""
+"""Tests of reading subtitle files: a cue becomes a text with times, or is counted or reported."""
 
 import itertools
 import re
@@ -84,7 +84,7 @@ def test_a_subrip_file_is_read(tmp_path, newline, codec):
 
 
 @pytest.mark.parametrize("kind", ["srt", "vtt"])
-def test_what_pysubs2_writes_reads_back(tmp_path, kind):
+def test_files_written_by_pysubs2_are_read(tmp_path, kind):
     texts = ["One.", "Two\\Nlines", "a < b", "3 of 4", "Ünïcödé 手語"]
     file = pysubs2.SSAFile()
     for number, text in enumerate(texts):
@@ -114,7 +114,7 @@ def test_markup_is_removed(tmp_path, text, expected):
     assert segment.text == expected
 
 
-def test_one_voice_is_the_signer_and_two_are_none(tmp_path):
+def test_a_single_voice_is_the_signer_and_two_voices_give_none(tmp_path):
     found = read(
         tmp_path,
         VTT + cue("<v Anna>a</v>") + cue("<v Anna>a\n<v Tom>b", "00:03.000", "00:04.000"),
@@ -132,13 +132,13 @@ def test_overlapping_cues_are_kept_and_counted(tmp_path):
     assert cues(found) == [(1000, 2000, "a"), (1500, 3000, "b")] and found.num_overlaps == 1
 
 
-def test_cues_of_the_same_times_are_one_text(tmp_path):
+def test_cues_of_the_same_times_are_joined(tmp_path):
     found = read(tmp_path, VTT + cue("<v A>a") + cue("<v B>b") + cue("c", "00:01.000", "00:03.000"))
     assert cues(found) == [(1000, 2000, "a b"), (1000, 3000, "c")]
     assert (found.num_joined, found.num_overlaps, found.segments[0].signer) == (1, 1, "")
 
 
-def test_lines_that_rolling_captions_repeat_are_taken_once(tmp_path):
+def test_lines_that_rolling_captions_repeat_appear_once(tmp_path):
     found = read(
         tmp_path,
         VTT
@@ -194,7 +194,7 @@ def test_a_numbered_text_of_subrip_without_times_is_reported(tmp_path):
 
 @pytest.mark.parametrize("content", [b"", b"WEBVTT\n\n", b"hello\nworld\n", b"\x89PNG\r\n\0\0"])
 def test_a_file_without_a_cue_is_refused(tmp_path, content):
-    if content.startswith((b"hello", b"\x89")):  # lines that belong to no cue are told
+    if content.startswith((b"hello", b"\x89")):  # lines that belong to no cue are reported
         assert read(tmp_path, content).problems
         return
     with pytest.raises(AnnotationError, match=r"a\.vtt: no cue in it; a subtitle file has lines"):
@@ -203,7 +203,7 @@ def test_a_file_without_a_cue_is_refused(tmp_path, content):
 
 def test_other_encodings_are_read_when_they_are_named(tmp_path):
     content = "1\n00:00:01,000 --> 00:00:02,000\nGrün\n".encode("cp1252")
-    assert cues(read(tmp_path, content))[0][2] == "Gr\udcfcn"  # reported by its clip
+    assert cues(read(tmp_path, content))[0][2] == "Gr\udcfcn"  # the clip of this text reports it
     assert cues(read(tmp_path, content, "cp1252"))[0][2] == "Grün"
     with pytest.raises(AnnotationError, match="--encoding is 'cp125x'; allowed: the name of a"):
         read(tmp_path, content, "cp125x")
@@ -228,15 +228,17 @@ BLOCKS = st.sampled_from(
 
 @settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(BLOCKS, max_size=12), st.booleans(), st.sampled_from(["\n", "\n\n", "\n\n\n"]))
-def test_no_text_is_lost_without_a_word(tmp_path, blocks, is_webvtt, gap):
+def test_no_text_is_lost_without_a_report(tmp_path, blocks, is_webvtt, gap):
     words = itertools.count()
-    shown = [re.sub("{word}", lambda _: f"w{next(words)}.", block) for block in blocks]
-    content = VTT * is_webvtt + gap.join(shown)
-    assume(not is_webvtt or gap != "\n")  # a line above the times is the name of the cue
+    filled = [re.sub("{word}", lambda _: f"w{next(words)}.", block) for block in blocks]
+    content = VTT * is_webvtt + gap.join(filled)
+    assume(not is_webvtt or gap != "\n")  # a line directly above the times names the cue
     try:
         found = read(tmp_path, content)
     except AnnotationError:
         assert next(words) == 0
         return
-    told = " ".join([*(s.text for s in found.segments), *(reason for _, reason in found.problems)])
-    assert [word for word in range(next(words)) if f"w{word}." not in told] == []
+    reported = " ".join(
+        [*(s.text for s in found.segments), *(reason for _, reason in found.problems)]
+    )
+    assert [word for word in range(next(words)) if f"w{word}." not in reported] == []

@@ -1,4 +1,4 @@
-"""Annotation tables and media folders: every row becomes a clip or a problem with its line."""
+"""Tests of annotation tables and media folders: a row becomes a clip or a problem with its line."""
 
 import csv
 import os
@@ -19,6 +19,7 @@ REAL_ANNOTATIONS = Path(__file__).parents[3].parent / "shared" / "annotations"
 
 
 def table(folder: Path, content: str | bytes, **options):
+    """Write `content` to clips.csv and read it as a table of clips."""
     path = folder / "clips.csv"
     path.write_bytes(content if isinstance(content, bytes) else content.encode())
     return read_table(
@@ -27,6 +28,7 @@ def table(folder: Path, content: str | bytes, **options):
 
 
 def videos(folder: Path, *names: str) -> MediaFolder:
+    """Write files of these names below `folder / "v"`; return that folder."""
     for name in names:
         (folder / "v" / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / "v" / name).write_bytes(b"x")
@@ -84,7 +86,7 @@ EXCEL = "uid;text;start;end\r\na;Grün;0,5;1,25\r\nb;two;00:01:02,5;1:03.75;;\r\
         (("\ufeff" + EXCEL).encode("utf-16-be"), None),
         (EXCEL.encode("utf-16-le"), "utf-16-le"),
         (EXCEL.encode("cp1252"), "cp1252"),
-        (EXCEL.encode("utf-8-sig"), "cp1252"),  # the byte order mark is right
+        (EXCEL.encode("utf-8-sig"), "cp1252"),  # the byte order mark wins over the option
         (EXCEL.replace(";", "\t").encode("utf-16"), None),
         (f"sep=;\r\n{EXCEL}".encode(), None),
         (f'"SEP=;"\r\n{EXCEL}'.encode("utf-16"), None),
@@ -95,12 +97,11 @@ def test_tables_that_excel_writes_are_read(tmp_path, content, encoding):
     found = clips_of(
         table(tmp_path, content, encoding=encoding), videos(tmp_path, "a.mp4", "b.mp4")
     )
-    first = (
-        3 if content[:20].replace(b"\0", b"").strip(b'\xff\xfe"').lower().startswith(b"sep") else 2
-    )
+    has_separator_line = b"sep" in content[:20].replace(b"\0", b"").lower()  # UTF-16 has NULs
+    first_line = 3 if has_separator_line else 2
     assert [(clip.text, clip.start, clip.end, clip.line) for clip in found.clips] == [
-        ("Grün", 0.5, 1.25, first),
-        ("two", 62.5, 63.75, first + 1),
+        ("Grün", 0.5, 1.25, first_line),
+        ("two", 62.5, 63.75, first_line + 1),
     ]
     assert found.problems == [] and found.notes == []
 
@@ -146,7 +147,7 @@ def test_rows_in_another_encoding_come_with_advice(tmp_path):
         ("1s", None),
     ],
 )
-def test_times_are_seconds_or_a_clock(text, seconds):
+def test_times_are_seconds_or_clock_times(text, seconds):
     if seconds is not None:
         assert rows.times(text, "1e6") == (seconds, 1e6)
         return
@@ -190,7 +191,8 @@ def test_a_bad_row_is_reported_and_the_others_are_read(tmp_path, line, reason):
     assert reason in found.problems[0].reason
 
 
-SWALLOWED = {  # name -> (content with commas, first line, last line, rows after the first)
+# Name -> content (with commas), first and last line of the long text, number of swallowed rows.
+SWALLOWED = {
     "closed by a mark within a later text": (
         'uid,text\nc1,"Hello\nc2,Good morning\nc3,He is 5 feet 11"\nc4,Good night\n',
         2,
@@ -243,7 +245,7 @@ def test_a_quotation_mark_that_swallows_rows_is_an_error(tmp_path, name, delimit
     assert f"{count} rows after it" in str(caught.value)
 
 
-LEGAL = [
+QUOTED_TEXTS = [
     'c1,"line one\nline two",x\n',
     'c1,"Well, yes.\nGood, thanks.\nAnd you, my friend?",x\n',
     'c1,"Twinkle, twinkle, little star,\nHow I wonder what you are,\n'
@@ -253,21 +255,20 @@ LEGAL = [
 ]
 
 
-@pytest.mark.parametrize("row", LEGAL)
+@pytest.mark.parametrize("row", QUOTED_TEXTS)
 @pytest.mark.parametrize("columns", ["uid,text,signer", "uid,text", "text,uid"])
-def test_a_quoted_text_of_several_lines_is_a_text(tmp_path, row, columns):
-    uid, rest = row.split(",", 1)
-    text = rest.rpartition(",")[0]
-    line = {"uid,text,signer": row, "uid,text": f"{uid},{text}\n", "text,uid": f"{text},{uid}\n"}[
-        columns
-    ]
+def test_a_quoted_text_may_have_several_lines(tmp_path, row, columns):
+    uid, after_uid = row.split(",", 1)
+    text = after_uid.rpartition(",")[0]
+    lines = {"uid,text,signer": row, "uid,text": f"{uid},{text}\n", "text,uid": f"{text},{uid}\n"}
+    line = lines[columns]
     found = table(tmp_path, f"{columns}\n{line}" + (line.replace("c1", "c2")))
     assert [r.values["uid"] for r in found.rows] == ["c1", "c2"]
     assert found.rows[0].values["text"] == text[1:-1].replace('""', '"').strip()
     assert not found.problems
 
 
-def test_lines_in_another_script_than_the_names_are_a_text(tmp_path):
+def test_a_quoted_text_in_another_script_may_have_several_lines(tmp_path):
     found = table(tmp_path, 'uid,text\nc1,"你好\n我叫小明,很高兴\n再见,朋友"\n')
     assert [row.values["text"] for row in found.rows] == ["你好\n我叫小明,很高兴\n再见,朋友"]
 
@@ -349,7 +350,7 @@ def test_only_the_case_of_an_extension_is_ignored(tmp_path):
         tmp_path, "CAM001.MP4", "deep/take.mp4", "aBc.mp4", "abc.mp4", "old.mpg", "._CAM001.MP4"
     )
     assert media.find("CAM001.mp4") == media.find("CAM001") == str(tmp_path / "v" / "CAM001.MP4")
-    # Ids may differ in case alone.
+    # Ids may differ only in case.
     assert media.find("aBc.MP4").endswith("aBc.mp4") and media.find("abc").endswith("abc.mp4")
     for name, hint in [
         (
@@ -418,7 +419,7 @@ def test_clips_have_all_values_of_the_table(tmp_path):
         ("other,x,train,one,1", "start is 'one'"),
     ],
 )
-def test_a_row_that_is_no_clip_is_a_problem_with_file_and_line(tmp_path, row, reason):
+def test_an_unusable_row_is_a_problem_with_file_and_line(tmp_path, row, reason):
     (tmp_path / "out.mp4").write_bytes(b"x")
     media = videos(tmp_path, "good.mp4", "other.mp4")
     (tmp_path / "v" / "link.mp4").symlink_to(tmp_path / "out.mp4")
@@ -480,13 +481,13 @@ def test_every_row_of_the_csv_module_is_read_or_reported(tmp_path, rows, delimit
     with path.open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file, delimiter=delimiter)
         writer.writerows([("uid", "text"), *rows])
-    # Lines of a text that look like rows are taken for rows: a forgotten mark has the same bytes.
+    # A line break and a delimiter in one text look like a forgotten quotation mark: refused.
     assume(not any(delimiter in text and re.search("[\r\n]", text) for row in rows for text in row))
     found = read_table(path, ("uid", "text"))
-    sound = [(uid.strip(), text.strip()) for uid, text in rows if uid.strip() and text.strip()]
+    complete = [(uid.strip(), text.strip()) for uid, text in rows if uid.strip() and text.strip()]
     blank = sum(not uid.strip() and not text.strip() for uid, text in rows)
-    assert [(row.values["uid"], row.values["text"]) for row in found.rows] == sound
-    assert len(found.problems) == len(rows) - len(sound) - blank
+    assert [(row.values["uid"], row.values["text"]) for row in found.rows] == complete
+    assert len(found.problems) == len(rows) - len(complete) - blank
 
 
 @settings(
@@ -505,7 +506,7 @@ def test_any_bytes_below_a_header_give_rows_or_problems(tmp_path, content):
 
 
 @pytest.mark.skipif(
-    not REAL_ANNOTATIONS.is_dir(), reason="the real annotation files of ../shared are not there"
+    not REAL_ANNOTATIONS.is_dir(), reason="there are no real annotation files in ../shared"
 )
 @pytest.mark.parametrize(
     ("name", "columns", "count"),

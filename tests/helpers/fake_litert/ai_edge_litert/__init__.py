@@ -1,5 +1,5 @@
-"""A stand-in for ai-edge-litert, whose "person" is a red dot: for tests without models.
+"""A stand-in for ai-edge-litert in tests without models; its "person" is a red dot.
 
-Every point is where the dot is in the input. A blue image crashes the process, a
-green one takes half a second.
+Every point is at the position of the dot in the input. A blue image crashes the process, and a
+green image takes half a second.
 """

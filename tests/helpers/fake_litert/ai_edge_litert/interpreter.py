@@ -1,4 +1,4 @@
-"""The two models that `signvit_jax.media.pose_model` runs, told apart by their content."""
+"""Stand-ins for the two models that `signvit_jax.media.pose_model` runs."""
 
 import os
 import signal
@@ -6,7 +6,9 @@ import time
 
 import numpy as np
 
-CIRCLE = np.array([80.0, -60.0])  # of the landmark model, from the middle, in pixels of its input
+# Offset of the point on the circle around the person from the dot, in pixels of the landmark
+# model's input.
+CIRCLE = np.array([80.0, -60.0])
 
 
 class Interpreter:
@@ -61,8 +63,8 @@ class Interpreter:
     def _boxes(self) -> np.ndarray:
         boxes = np.zeros((1, 2254, 12))
         if self._dot is not None:
-            middle = self._dot - 4  # of the first cell, which is 8 pixels wide
-            boxes[0, 0, 4:8] = *middle, *(middle + np.array([10, -50]))
+            center = self._dot - 4  # relative to the middle of the first cell, at (4, 4)
+            boxes[0, 0, 4:8] = *center, *(center + np.array([10, -50]))
         return boxes
 
     def _points(self) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""Models whose graph has no operators and no outputs, so that nothing can be left out."""
+"""Models whose graphs have no operators and no outputs, so that nothing can be pruned."""
 
 from types import SimpleNamespace
 

@@ -6,7 +6,7 @@ from recording import record
 
 
 class MlflowClient:
-    """The calls that a run makes; `values` and `config` are recorded as by the other trackers."""
+    """The client calls that a run makes, recorded in the form of the other trackers."""
 
     def get_experiment_by_name(self, name: str) -> types.SimpleNamespace:
         return types.SimpleNamespace(experiment_id=f"of {name}")
@@ -23,7 +23,7 @@ class MlflowClient:
         if params:
             record("mlflow", "config", config=dict(params))
         for step in sorted({step for _, _, step in metrics}):
-            values = {name: value for name, value, at in metrics if at == step}
+            values = {name: value for name, value, metric_step in metrics if metric_step == step}
             record("mlflow", "log", step=step, values=values)
 
     def set_terminated(self, run_id: str, status: str) -> None:

@@ -1,4 +1,4 @@
-"""Metrics and params as tuples."""
+"""Stand-ins for MLflow's metrics and params, which are tuples here."""
 
 
 def Metric(key: str, value: float, timestamp: int, step: int) -> tuple[str, float, int]:
