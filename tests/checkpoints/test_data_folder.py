@@ -75,7 +75,7 @@ def export_that_calibrates(argv):
 
 
 @pytest.mark.parametrize("command", [evaluation.main, export_that_calibrates])
-def test_a_missing_data_set_is_not_advised_to_be_built(
+def test_the_error_of_a_missing_data_set_does_not_advise_a_build(
     project, monkeypatch, tmp_path, capfd, command
 ):
     workdir = project / "runs" / "mine"

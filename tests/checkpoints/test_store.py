@@ -187,7 +187,7 @@ def test_the_last_n_and_the_best_are_kept(tmp_path):
 
 
 @pytest.mark.parametrize("higher_is_better", [False, True])
-def test_of_equal_checkpoints_the_later_is_the_best(tmp_path, higher_is_better):
+def test_the_later_of_equal_checkpoints_is_the_best(tmp_path, higher_is_better):
     folder = save_steps(
         tmp_path / "c", [1, 2, 3, 4], keep_last=4, scores=[0.0, 0.0, 0.0, float("nan")]
     )
@@ -515,7 +515,7 @@ def test_the_next_save_works_after_a_rename_during_a_save(folder, tmp_path, monk
 
 
 @pytest.mark.parametrize("wait", [False, True])  # it is known before anything is written
-def test_a_folder_that_cannot_be_recreated_is_an_error_of_ours(folder, tmp_path, wait):
+def test_a_folder_that_cannot_be_recreated_raises_a_checkpoint_error(folder, tmp_path, wait):
     store = CheckpointStore(folder)
     folder.rename(tmp_path / "renamed")
     folder.write_text("a file in its place")

@@ -68,7 +68,7 @@ for number in range(10**9):
     assert len(text) == 200_000 and len(set(text)) == 1
 
 
-def test_a_failing_disk_is_an_error_of_ours(tmp_path, monkeypatch):
+def test_a_failing_disk_raises_a_workdir_error(tmp_path, monkeypatch):
     def full(*_, **__):
         raise OSError(errno.ENOSPC, "No space left on device")
 

@@ -203,7 +203,7 @@ def test_others_can_read_the_lock_file(tmp_path):
         os.umask(before)
 
 
-def test_a_failing_disk_is_an_error_of_the_workdir(tmp_path, monkeypatch):
+def test_a_failing_disk_raises_a_workdir_error(tmp_path, monkeypatch):
     def full(*_, **__):
         raise OSError(errno.ENOSPC, "No space left on device")
 

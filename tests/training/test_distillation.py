@@ -81,7 +81,7 @@ def standardized(features):
     return (features - features.mean()) / features.std()
 
 
-def test_each_distill_loss_is_that_of_a_loop_over_positions():
+def test_each_distill_loss_equals_a_loop_over_positions():
     batch = tiny_model.batch() | {"weights": np.array([1, 1, 0, 1], np.float32)}
     student, teacher = random_outputs(batch, 1), random_outputs(batch, 2)
     total, metrics = distill_loss(student, add_targets(batch, teacher))
@@ -208,7 +208,7 @@ def began_with(teaching):
     return TeacherIdentity(str(original), other, digest)
 
 
-def test_a_run_keeps_its_teacher_where_that_was_trained_further(teaching, began_with, caplog):
+def test_a_run_keeps_its_teacher_after_the_teacher_was_trained_further(teaching, began_with, caplog):
     caplog.set_level("INFO")
     identity, original = teaching
     best = identity(original)

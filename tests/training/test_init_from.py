@@ -99,7 +99,7 @@ def test_a_run_starts_from_the_averaged_weights(trained, config, tmp_path):
 
 
 @pytest.mark.long
-def test_a_run_logs_what_it_took_and_needs_the_source_once(trained, other_data, tmp_path):
+def test_a_run_logs_the_copied_weights_and_reads_the_source_once(trained, other_data, tmp_path):
     workdir = tmp_path / "run"
     source = shutil.copytree(trained.workdir, tmp_path / "source")
     flags = (
@@ -161,7 +161,7 @@ def test_an_onnx_export_has_nothing_to_train(trained, tmp_path):
         ("unsaved", "no checkpoint in"),
     ],
 )
-def test_a_source_that_is_no_model_is_an_error(
+def test_a_source_that_is_not_a_model_is_an_error(
     trained, tmp_path, monkeypatch, capsys, path, message
 ):
     monkeypatch.chdir(tmp_path)
@@ -178,7 +178,7 @@ def test_a_source_that_is_no_model_is_an_error(
     assert message in capsys.readouterr().err
 
 
-def test_a_model_of_another_kind_is_refused_before_a_step(trained, tmp_path, capsys):
+def test_a_source_of_another_architecture_is_refused(trained, tmp_path, capsys):
     flags = (
         f"--config={trained.config}",
         f"--workdir={tmp_path / 'run'}",
@@ -194,7 +194,7 @@ def test_init_from_and_pretrained_exclude_each_other():
         from_mapping({"model": {"init_from": "runs/a", "encoder": {"pretrained": "vit.npz"}}})
 
 
-def test_the_epsilon_of_the_source_is_taken(trained, config, tmp_path, monkeypatch):
+def test_a_run_takes_the_epsilon_of_its_source(trained, config, tmp_path, monkeypatch):
     source = read_source(str(trained.workdir))
     source = source._replace(config=with_norm_epsilon(source.config, 1e-6))
     monkeypatch.setattr(resolve_config_module, "read_source", lambda path: source)

@@ -227,7 +227,7 @@ def test_too_many_skipped_updates_end_the_run(run, monkeypatch, capfd):
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(kept.params))
 
 
-def test_one_update_that_is_not_finite_is_skipped_and_counted(last_epoch, monkeypatch):
+def test_one_non_finite_update_is_skipped_and_counted(last_epoch, monkeypatch):
     poison(monkeypatch, {2})
     assert last_epoch(training__max_nonfinite_steps=2) == 0
     assert list(figures(last_epoch.workdir, "train/nonfinite_steps").values())[-3:] == [0, 1, 1]
@@ -378,7 +378,7 @@ def test_a_workdir_is_created_again_with_its_description(tmp_path, caplog, left)
     assert workdir.run_log.exists() == created
 
 
-def test_outside_slurm_a_run_to_be_requeued_does_not_start(tmp_path, monkeypatch):
+def test_requeue_outside_slurm_is_refused_at_the_start(tmp_path, monkeypatch):
     monkeypatch.delenv("SLURM_JOB_ID", raising=False)
     with pytest.raises(ConfigError, match="--requeue was given, but this is not a Slurm job"):
         train_run(Config(), tmp_path / "run", strict_restore=False, requeue=True, profile=None)
@@ -395,7 +395,7 @@ def finished(run, trained, monkeypatch):
     return run, requeued
 
 
-def test_a_start_reports_the_lock_it_took_over(finished, capfd):
+def test_a_start_reports_a_lock_that_it_takes_over(finished, capfd):
     run, _ = finished
     assert run() == 0
     assert "took over" not in capfd.readouterr().err
