@@ -6,6 +6,7 @@ from signvit_jax.checkpoints.best import HIGHER_IS_BETTER, PERFECT, BestSoFar
 
 
 def after(metric, *values):
+    """Return the best epoch after epochs with these values of the metric."""
     best = BestSoFar(metric)
     for epoch, value in enumerate(values, start=1):
         best.update(value, epoch)
