@@ -86,7 +86,7 @@ def stem_of_valid_frames(params, given) -> np.ndarray:
     ids=["some padding rows", "a microbatch of padding rows"],
 )
 @pytest.mark.parametrize("parts", ["plain", pytest.param("halves", marks=pytest.mark.long)])
-def test_statistics_move_to_those_of_all_valid_frames(request, parts, weights):
+def test_running_statistics_move_to_those_of_all_valid_frames(request, parts, weights):
     run, given = request.getfixturevalue(parts), batch(weights)
     start = run.fresh()
     seen = stem_of_valid_frames(start.params, given)

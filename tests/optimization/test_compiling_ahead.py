@@ -57,7 +57,7 @@ def start(trained, workdir, *flags):
 
 
 @pytest.mark.long
-def test_used_buckets_are_compiled_first_the_longest_before_all(trained, tmp_path, events):
+def test_used_buckets_are_compiled_before_step_1_the_longest_first(trained, tmp_path, events):
     assert start(trained, tmp_path, "--config.training.num_epochs=1") == 0
     assert events[:2] == [("compile", 12), ("compile", 9)]
     assert sorted(events[2:]) == [("step", 9), ("step", 12), ("step", 12)]

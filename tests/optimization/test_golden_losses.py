@@ -51,7 +51,7 @@ def arithmetic() -> dict[str, object]:
 
 
 @pytest.mark.filterwarnings("default:losses compared to 1e-5")
-def test_fifty_losses_are_the_recorded_ones():
+def test_fifty_losses_equal_the_recorded_losses():
     """To the bit if the arithmetic is that of the recording; else to 1e-5, with a warning."""
     golden, losses = json.loads(GOLDEN.read_text()), fifty_losses()
     wanted = [float.fromhex(text) for text in golden["losses"]]

@@ -71,7 +71,7 @@ def test_other_rates_in_the_same_cycle_give_no_cycle_advice():
     assert "by the earlier settings" in change and "schedule_epochs" not in change
 
 
-def test_after_a_kept_cycle_the_rate_stays_at_its_end():
+def test_after_its_cycle_the_rate_stays_at_the_final_value():
     kept = rates(epochs=20, training__schedule_epochs=10, training__final_lr_ratio=0.05)
     assert kept.cycle_steps == 200
     end = kept.at(199)
@@ -79,7 +79,7 @@ def test_after_a_kept_cycle_the_rate_stays_at_its_end():
     assert end == pytest.approx([5e-5, 5e-4])
 
 
-def test_the_rates_of_a_longer_run_are_described_to_a_finished_one():
+def test_a_finished_run_shows_the_rates_of_a_longer_run():
     kept = rates(epochs=20, training__schedule_epochs=10, training__final_lr_ratio=0.05)
     assert "the learning rates are then 5e-05 (encoder)" in kept.how_to_extend(400)
     advice = rates().how_to_extend(200)

@@ -42,7 +42,7 @@ def gradient(params, batch, counts):
     )(params)
 
 
-def test_smoothed_cross_entropy_is_that_of_the_distribution():
+def test_smoothed_cross_entropy_equals_that_of_smoothed_targets():
     logits = jax.random.normal(jax.random.key(0), (2, 3, 11)) * 3
     targets = jax.random.randint(jax.random.key(1), (2, 3), 0, 11)
     wanted = jax.nn.one_hot(targets, 11) * (1 - 0.05 - 0.05 / 10) + 0.05 / 10

@@ -35,7 +35,7 @@ def slow_one_cycle(step, peak, total, warmup):
 
 
 @pytest.mark.parametrize(("total", "warmup"), [(10, 0.3), (480, 0.05), (200_000, 0.05)])
-def test_rates_are_those_of_pytorchs_one_cycle(total, warmup):
+def test_rates_equal_those_of_pytorchs_one_cycle(total, warmup):
     schedule = jax.jit(one_cycle(3e-3, total, warmup))
     steps = sorted(
         {0, 1, int(warmup * total) - 1, int(warmup * total), total // 2, total - 2, total - 1}
@@ -178,7 +178,7 @@ def test_a_backbone_frozen_again_starts_from_zero_moments():
     np.testing.assert_allclose(update["encoder"]["backbone"], expected, rtol=1e-4)
 
 
-def test_bfloat16_moments_converge_like_float32_ones():
+def test_bfloat16_moments_converge_like_float32_moments():
     """With rounding to nearest, the second moment of a constant gradient would stop too low."""
     wide, narrow = (
         make_optimizer(tiny_model.config(training__adam_moments=kind).training, 4000)

@@ -85,7 +85,7 @@ def test_microbatches_add_up_to_the_batch(plain):
     assert min(close) > 0.8 and np.mean(close) > 0.99
 
 
-def test_an_update_that_is_not_finite_is_skipped_and_counted(plain):
+def test_a_non_finite_update_is_skipped_and_counted(plain):
     state, before = plain.fresh(), plain.fresh()
     broken = dict(tiny_model.batch(), weights=np.full(4, np.nan, np.float32))
 
@@ -113,7 +113,7 @@ def test_the_average_follows_the_parameters_with_its_decay(plain):
     assert float(report.finite) == 1.0
 
 
-def test_a_frozen_backbone_gets_no_update_and_no_decay():
+def test_a_frozen_backbone_gets_no_update_and_no_weight_decay():
     run = Run(frozen=True, **NO_DROPOUT, training__weight_decay=0.5)
     start = run.fresh()
     state, _ = run.step(run.fresh(), tiny_model.batch())
@@ -124,7 +124,7 @@ def test_a_frozen_backbone_gets_no_update_and_no_decay():
 
 
 @pytest.mark.long
-def test_thawed_at_counts_applied_updates_not_tried_ones():
+def test_thawed_at_counts_applied_updates_not_skipped_ones():
     frozen, thawed = (Run(frozen=frozen, thaws=True, **NO_DROPOUT) for frozen in (True, False))
     broken = dict(tiny_model.batch(), weights=np.full(4, np.nan, np.float32))
     state, reported = frozen.fresh(), []

@@ -10,7 +10,7 @@ from signvit_jax.runtime.accelerators import (
 )
 
 
-def test_a_process_takes_most_of_a_gpus_memory():
+def test_a_process_takes_92_percent_of_a_gpus_memory():
     environment = {}
     assert gpu_memory_share(environment) == GPU_MEMORY_SHARE == 0.92
     set_gpu_memory_share(environment)

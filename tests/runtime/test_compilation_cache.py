@@ -69,7 +69,7 @@ def test_a_folder_of_the_environment_is_used(jax_settings, environment):
 
 
 @pytest.mark.parametrize("by", ["environment", "config"])
-def test_a_least_compile_time_that_is_set_stays(jax_settings, environment, by):
+def test_a_minimum_compile_time_that_is_set_stays(jax_settings, environment, by):
     if by == "environment":
         environment.setenv(SECONDS.upper(), "1")
     else:

@@ -60,12 +60,12 @@ def completions(line, tmp_path):
         *((f"signvit {name} --hel", ["--help "]) for name in ("export", "pull", "push")),
     ],
 )
-def test_a_line_is_completed_with_what_its_command_takes(tmp_path, line, offered):
+def test_a_line_is_completed_with_the_arguments_of_its_command(tmp_path, line, offered):
     (tmp_path / "mine.py").touch()
     assert completions(line, tmp_path) == (offered, 0)
 
 
-def test_what_follows_an_unknown_command_is_not_completed(tmp_path):
+def test_arguments_of_an_unknown_command_are_not_completed(tmp_path):
     assert completions("signvit trian --wor", tmp_path) == ([], 2)
     assert completions("signvit build phenix --dat", tmp_path) == ([], 2)
 

@@ -106,7 +106,7 @@ def test_under_nohup_a_closed_terminal_changes_nothing():
         signal.signal(signal.SIGHUP, before)
 
 
-def test_outside_the_main_thread_no_signal_is_caught():
+def test_no_signal_is_caught_outside_the_main_thread():
     seen = []
 
     def enter():
@@ -171,7 +171,7 @@ IN_C = (
 IN_C_S = 30.0  # on the quickest machine
 
 
-def test_a_second_signal_ends_while_the_main_thread_is_in_c(start):
+def test_a_second_signal_ends_a_process_whose_main_thread_is_in_c(start):
     process = start(IN_C)
     request_stop(process, signal.SIGINT)
     assert process.poll() is None
@@ -179,13 +179,13 @@ def test_a_second_signal_ends_while_the_main_thread_is_in_c(start):
     assert process.wait(IN_C_S / 2) == 130
 
 
-def test_with_nothing_to_save_the_first_signal_ends(start):
+def test_the_first_signal_ends_a_process_with_nothing_to_save(start):
     process = start("with stop.exit_immediately_on_signal():\n" + textwrap.indent(IN_C, "    "))
     process.send_signal(signal.SIGTERM)
     assert process.wait(IN_C_S / 2) == 143
 
 
-def test_afterwards_the_first_signal_is_a_request_again(start):
+def test_after_an_immediate_exit_section_a_signal_is_a_request_again(start):
     process = start(
         """
         with stop.exit_immediately_on_signal():
@@ -199,7 +199,7 @@ def test_afterwards_the_first_signal_is_a_request_again(start):
     assert process.wait(10) == 0 and process.stdout.read() == "saved\n"
 
 
-def test_an_earlier_request_ends_where_there_is_nothing_to_save(start):
+def test_an_earlier_request_ends_a_process_with_nothing_to_save(start):
     process = start(
         """
         print("ready", flush=True)
@@ -248,7 +248,7 @@ def test_a_signal_handled_by_a_reading_process_stays_there(start):
     assert process.stdout.read() == "1 False\n"
 
 
-def test_an_immediate_end_leaves_no_reading_process(start):
+def test_an_immediate_exit_leaves_no_reading_process(start):
     process = start(
         """
         child = multiprocessing.get_context("fork").Process(target=time.sleep, args=(600,))

@@ -44,13 +44,13 @@ def python(script, *arguments, shell="{}", **environment):
     )
 
 
-def test_a_reader_that_leaves_ends_nothing(tmp_path):
+def test_a_command_continues_when_its_reader_leaves(tmp_path):
     done = python(PRINTS, tmp_path / "done", shell="{} | head -c 1; exit ${{PIPESTATUS[0]}}")
     assert (done.returncode, done.stdout, done.stderr) == (3, b"t", b"message\n")
     assert (tmp_path / "done").read_text() == "all done"
 
 
-def test_a_reader_of_both_streams_that_leaves_ends_nothing(tmp_path):
+def test_a_command_continues_when_the_reader_of_both_streams_leaves(tmp_path):
     done = python(PRINTS, tmp_path / "done", shell="{} 2>&1 | head -c 1; exit ${{PIPESTATUS[0]}}")
     assert (done.returncode, done.stdout, done.stderr) == (3, b"t", b"")
     assert (tmp_path / "done").read_text() == "all done"
@@ -81,7 +81,7 @@ def test_standard_output_on_a_full_disk_is_one_line_and_exit_1():
     assert done.stderr == b"error: standard output cannot be written: No space left on device\n"
 
 
-def test_messages_on_a_full_disk_end_nothing(tmp_path):
+def test_a_command_continues_when_messages_cannot_be_written(tmp_path):
     done = python(PRINTS, tmp_path / "done", shell="{} 2> /dev/full")
     assert done.returncode == 3 and (tmp_path / "done").read_text() == "all done"
 
