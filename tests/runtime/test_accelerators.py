@@ -1,4 +1,4 @@
-"""What a process takes of accelerators, and which it finds."""
+"""The share of a GPU's memory that a process takes, and the search for accelerators."""
 
 import pytest
 
@@ -30,9 +30,9 @@ def test_an_accelerator_is_found_by_its_drivers_files(tmp_path):
     assert not has_accelerator(tmp_path)
     pci = tmp_path / "sys/bus/pci/devices/0000:00:04.0"
     pci.mkdir(parents=True)
-    (pci / "vendor").write_text("0x8086\n")
+    (pci / "vendor").write_text("0x8086\n")  # Intel
     assert not has_accelerator(tmp_path)
-    (pci / "vendor").write_text("0x1ae0\n")
+    (pci / "vendor").write_text("0x1ae0\n")  # Google, for TPUs
     assert has_accelerator(tmp_path)
 
 

@@ -1,4 +1,4 @@
-"""Every command words wrong usage alike, and calls itself as the user did."""
+"""Messages about wrong usage, alike in every command, and the name that a command shows."""
 
 import subprocess
 import sys
@@ -21,7 +21,7 @@ from tests.helpers import tiny_run
 
 
 def refusal(capsys, main, *arguments) -> str:
-    """The message of a command that must end with exit code 2."""
+    """Return the last message of a command that must end with exit code 2."""
     assert tiny_run.command(main, *arguments) == 2
     return capsys.readouterr().err.splitlines()[-1]
 
@@ -43,7 +43,7 @@ def refusal(capsys, main, *arguments) -> str:
     ids=lambda value: value if isinstance(value, str) else None,
 )
 def test_a_misspelled_flag_gets_the_nearest_flag_as_suggestion(capsys, main, wrong, meant):
-    message = refusal(capsys, main, wrong)  # required flags are missing too
+    message = refusal(capsys, main, wrong)  # required flags are missing too, but not reported
     flag = wrong.partition("=")[0]
     assert message.endswith(f"error: unknown argument {flag}; did you mean {meant}?")
 
@@ -131,22 +131,24 @@ def test_a_module_that_is_run_directly_has_its_own_name(monkeypatch):
     ],
 )
 def test_the_usage_of_a_module_names_the_module(module, arguments):
-    done = subprocess.run(
+    result = subprocess.run(
         [sys.executable, "-m", module, *arguments],
         capture_output=True,
         text=True,
         cwd=tiny_run.REPOSITORY,
     )
-    assert done.stdout.startswith(f"usage: python -m {module} {' '.join(arguments[:-1])}".rstrip())
+    usage = f"usage: python -m {module} {' '.join(arguments[:-1])}".rstrip()
+    assert result.stdout.startswith(usage)
 
 
-BUILDER_COMMANDS = {"build", "check"}  # their --help stands for all data sets
+BUILDER_COMMANDS = {"build", "check"}  # they need the name of a data set
 
 
-def through_signvit(monkeypatch, *words) -> int:
+def through_signvit(monkeypatch, *arguments) -> int:
+    """Return the exit code of `signvit` with these arguments."""
     monkeypatch.setattr(sys, "argv", ["signvit"])
     try:
-        return dispatch.main(words)
+        return dispatch.main(arguments)
     except SystemExit as end:  # training commands end the process themselves
         return end.code
 

@@ -1,4 +1,4 @@
-"""What a shell that completes `signvit ...` gets, as argcomplete's shell function asks for it."""
+"""Completion of `signvit ...` in a shell; the tests ask as argcomplete's shell function does."""
 
 import os
 import subprocess
@@ -11,17 +11,18 @@ from tests.helpers import tiny_run
 
 
 def completions(line, tmp_path):
-    """What the program offers at the end of `line`, and its exit code."""
+    """Return (the completions that the program offers at the end of `line`, its exit code)."""
     pytest.importorskip("argcomplete")
     answer = tmp_path / "answer"
-    done = subprocess.run(
+    python_path = [str(tiny_run.REPOSITORY)]
+    if os.environ.get("PYTHONPATH"):
+        python_path.append(os.environ["PYTHONPATH"])
+    result = subprocess.run(
         [sys.executable, "-c", "from signvit_jax.commands.dispatch import main; exit(main())"],
         cwd=tmp_path,
         env=os.environ
         | {
-            "PYTHONPATH": os.pathsep.join(
-                filter(None, [str(tiny_run.REPOSITORY), os.environ.get("PYTHONPATH")])
-            ),
+            "PYTHONPATH": os.pathsep.join(python_path),
             "COMP_LINE": line,
             "COMP_POINT": str(len(line.encode())),
             "_ARGCOMPLETE": "1",
@@ -30,7 +31,8 @@ def completions(line, tmp_path):
         },
         check=False,
     )
-    return answer.read_text().splitlines() if answer.exists() else [], done.returncode
+    offered = answer.read_text().splitlines() if answer.exists() else []
+    return offered, result.returncode
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,6 @@
-"""The rule by which several processes agree, checked in one process.
+"""The rule by which several processes agree when to stop or save, tested in one process.
 
-tests/reliability/test_several_processes.py has two real ones that stop at the same step.
+In tests/reliability/test_several_processes.py two real processes stop at the same step.
 """
 
 import signal

@@ -1,4 +1,4 @@
-"""The errors of missing packages, and the commands in them."""
+"""Errors of missing packages, and the commands in them that install the packages."""
 
 import shlex
 import sys
