@@ -119,7 +119,7 @@ def test_every_kind_of_integer_is_a_seed():
 
 
 @pytest.mark.parametrize("given", [None, True, 1.5, b"video", bytearray(b"video")])
-def test_an_invalid_stream_is_refused_at_once(given):
+def test_an_invalid_source_of_a_stream_is_refused_at_once(given):
     with pytest.raises(SourceError, match=f"{type(given).__name__}; allowed: a camera"):
         checked_source(given)
 

@@ -48,7 +48,7 @@ def test_rest_between_two_sentences_stays_empty():
     assert joined("", "", "") == []
 
 
-def test_segments_keep_to_the_maximum_and_do_not_repeat_words():
+def test_segments_are_at_most_max_seconds_long_and_repeat_no_words():
     assert joined("a b", "b c", "c d", max_seconds=12.0) == [(0, 12, "a b c d")]
     assert joined("a b", "b c", "c d", max_seconds=9.0) == [(0, 7.5, "a b c"), (7.5, 12, "d")]
     assert joined(*["again"] * 4, max_seconds=9.0) == [(0, 7.5, "again"), (7.5, 15, "again")]
@@ -146,7 +146,7 @@ def test_words_at_one_end_of_a_window_are_joined_by_order():
     ]
 
 
-def test_live_windows_give_their_new_words_as_soon_as_known():
+def test_joining_live_windows_gives_new_words_as_soon_as_they_are_known():
     joiner = Joiner(0.0)
     texts = ["a b c d", "c d e f", "e f g h"]
     found = [

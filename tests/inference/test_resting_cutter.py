@@ -50,7 +50,7 @@ def test_a_short_gap_is_a_rest_if_hands_are_still():
     assert 1.6 <= one.end <= 2.0 and one.end <= other.start <= 2.0
 
 
-def test_a_sign_of_ctc_in_still_hands_is_ignored():
+def test_a_sign_that_ctc_finds_while_hands_are_still_is_ignored():
     (piece,) = cutter_with([(0.5, 0.9), (1.1, 1.5), (3.0, 3.3)], 4.0, still=(1.8, 4.0)).pieces(
         ended=True
     )
@@ -111,7 +111,7 @@ def test_a_sign_at_the_border_of_two_windows_counts_once(before):
     assert len(found._signs) == 3
 
 
-def test_long_rest_does_not_make_the_cutter_hold_more():
+def test_the_memory_of_the_cutter_does_not_grow_during_a_long_rest():
     found = cutter()
     for second in range(1000):
         found.add_motion(float(second), 50.0)

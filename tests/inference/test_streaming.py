@@ -183,7 +183,7 @@ def test_final_words_have_their_times_in_the_stream():
         assert plain.confidence == pytest.approx(RATE * (segment.end - segment.start), abs=1)
 
 
-def test_text_is_final_soon_after_the_signer_freezes_in_the_pose_of_a_sign():
+def test_text_is_final_soon_after_the_signer_stays_in_the_pose_of_a_sign():
     def read(images, rate):
         found = read_moves(images, rate)
         *signs, last = found.signs or [Sign(0.0, 0.3)]
@@ -207,7 +207,7 @@ def test_a_new_shot_makes_the_text_before_it_final():
     assert not any(segment.start < 5.2 - 1e-6 < segment.end - 0.05 for segment in found)
 
 
-def test_the_text_is_that_of_the_majority():
+def test_the_shown_text_is_that_of_the_majority():
     texts = iter(["a", "b", "a", "c", "d", "e"])
     updates = follow([1] * 27, read=lambda images, rate: Reading(hypothesis(next(texts)), ""))
     assert [update.text for update in updates][:5] == [
@@ -282,7 +282,7 @@ def run_by(monkeypatch, clock: Clock) -> Clock:
     return clock
 
 
-def test_the_oldest_frames_not_taken_are_dropped_and_counted(monkeypatch):
+def test_the_oldest_waiting_frames_are_dropped_and_counted(monkeypatch):
     clock = run_by(monkeypatch, Clock())
     asked = threading.Event()
 
@@ -330,7 +330,7 @@ def test_slow_reading_gives_fewer_hypotheses_not_later_ones(monkeypatch):
     assert all(0.3 - 1e-9 <= update.latency <= 1.5 + 1e-9 for update in updates)
 
 
-def test_frames_wait_for_the_camera_and_end_with_it():
+def test_updates_wait_for_frames_of_the_camera_and_end_with_it():
     camera = Camera()
     updates = captions(every=0.05).follow(live(camera))
     camera.show(frame(1), frame(1))
@@ -418,7 +418,7 @@ def test_a_camera_that_cannot_be_opened_is_an_error(monkeypatch):
         open_source(7, None, unchanged, 8, 6.0)
 
 
-def test_without_opencv_and_devices_the_error_installs_it(monkeypatch):
+def test_without_opencv_and_devices_the_error_shows_how_to_install_it(monkeypatch):
     monkeypatch.setitem(sys.modules, "cv2", None)
     monkeypatch.setattr(frame_sources, "can_read_cameras", lambda: False)
     with pytest.raises(SourceError, match=r"pip install 'opencv-python-headless>="):
@@ -488,7 +488,7 @@ def test_updates_come_when_they_are_due_and_not_before():
     assert list(live.updates()) == []
 
 
-def test_leaving_the_session_makes_the_rest_final_and_an_exception_does_not():
+def test_the_end_of_a_session_makes_the_rest_final_unless_it_is_an_exception():
     with session() as live:
         push_all(live, [1] * 12)
     (update,) = live.updates()
@@ -545,7 +545,7 @@ def test_frames_that_nobody_reads_are_dropped_and_counted():
 
 
 @pytest.mark.parametrize("seconds", [0.9, -1.0, float("nan"), float("inf"), "1", True, 1e9])
-def test_a_time_that_cannot_be_is_refused(seconds):
+def test_an_impossible_time_of_a_frame_is_refused(seconds):
     live = session()
     live.push(frame(1), 1.0)
     with pytest.raises(SourceError, match=r"allowed: seconds from 1"):

@@ -42,7 +42,7 @@ def test_path_bytes_and_frames_have_the_same_translation(translator, trained):
 
 
 @pytest.mark.parametrize("decode", ["greedy", "beam", "ctc"])
-def test_clips_in_a_list_are_translated_as_alone(translator, trained, decode):
+def test_clips_in_a_list_are_translated_like_single_clips(translator, trained, decode):
     # More clips than inference.batch_size = 4: several batches.
     clips = [
         trained.video(0),
@@ -140,7 +140,7 @@ def test_a_translation_has_the_n_best_list_of_beam_search(translator, trained):
     assert len(two.alternatives) == 1 and two.alternatives[0].score <= two.score
 
 
-def test_a_text_below_the_least_confidence_is_left_out(translator, trained):
+def test_a_text_below_the_minimum_confidence_is_removed(translator, trained):
     found = translator.translate(trained.video(1))
     without = translator.translate(trained.video(1), min_confidence=1.0)
     assert found.confidence < 1.0
@@ -225,7 +225,7 @@ def test_there_is_no_text_without_motion_or_evidence(translator, trained):
     assert sure.translate(trained.video(1), rest_evidence=signed.evidence + 0.01).text
 
 
-def test_unreadable_files_among_others_are_errors_in_their_place(translator, trained, recording):
+def test_unreadable_files_in_a_list_give_errors_at_their_positions(translator, trained, recording):
     clips = [trained.video(0), b"no video", recording, "missing.mp4", trained.video(1)]
     found = list(translator.translate_each(clips, **WINDOWS))
     assert [isinstance(one, VideoDecodeError) for one in found] == [False, True, False, True, False]
@@ -298,7 +298,7 @@ def test_on_segment_gets_a_clip_once_and_a_list_is_refused(translator, trained):
         translator.translate([trained.video(1)] * 2, on_segment=told.append)
 
 
-def test_what_a_listener_raises_ends_the_translation(translator, recording):
+def test_an_exception_of_on_segment_ends_the_translation(translator, recording):
     class Stopped(Exception):
         pass
 
@@ -391,21 +391,21 @@ def test_warm_up_compiles_for_one_clip_and_no_more(trained, never_run, caplog):
     assert "jit(run)" in names
 
 
-def test_warm_up_for_a_stream_compiles_what_it_runs(trained, never_run, caplog):
+def test_warm_up_for_a_stream_leaves_nothing_to_compile(trained, never_run, caplog):
     never_run.warm_up(live=True)
     with compiled_programs(caplog) as names:
         assert list(never_run.stream(trained.video(5)))
     assert names == []
 
 
-def test_warm_up_tells_what_it_compiled_and_how_long(never_run, caplog):
+def test_warm_up_logs_the_compiled_shapes_and_the_time(never_run, caplog):
     caplog.set_level("INFO")
     seconds = never_run.warm_up(clips=3)
     assert f"clips of 8 frames in batches of 1, 2 are compiled, {seconds:.1f} s" in caplog.text
 
 
 @pytest.mark.parametrize("clips", [0, -1, 2.0, True, "2"])
-def test_warm_up_refuses_what_is_no_number_of_clips(translator, clips):
+def test_warm_up_refuses_an_invalid_number_of_clips(translator, clips):
     with pytest.raises(ConfigError, match="allowed: an integer >= 1"):
         translator.warm_up(clips=clips)
 
