@@ -1,4 +1,4 @@
-"""Arguments of the API: every usable kind is accepted, and others are refused."""
+"""Arguments of the API: every type that can be used is accepted, and other types are refused."""
 
 import io
 import itertools
@@ -22,7 +22,7 @@ from signvit_jax.inference.windowing import ClipError
 FRAMES = np.arange(2 * 4 * 4 * 3, dtype=np.uint8).reshape(2, 4, 4, 3)
 
 
-class OnAnotherDevice:
+class TensorOnAnotherDevice:
     def __array__(self, *_, **__):
         raise TypeError("can't convert device type tensor to numpy")
 
@@ -64,7 +64,7 @@ def test_every_kind_of_frames_becomes_an_array(given):
         (FRAMES.astype(np.float32), "float32"),
         (np.zeros((0, 4, 4, 3), np.uint8), r"\(0, 4, 4, 3\)"),
         (io.StringIO("video"), "'rb'"),
-        (OnAnotherDevice(), "OnAnotherDevice"),
+        (TensorOnAnotherDevice(), "TensorOnAnotherDevice"),
     ],
 )
 def test_an_invalid_clip_is_refused_with_its_type(given, message):
@@ -82,12 +82,8 @@ def test_a_closed_file_is_refused():
 
 def test_a_list_of_frames_is_not_a_list_of_clips():
     assert is_one_clip(list(FRAMES)) and is_one_clip(tuple(jnp.asarray(FRAMES)))
-    assert (
-        not is_one_clip([])
-        and not is_one_clip([FRAMES])
-        and not is_one_clip(["a.mp4"])
-        and not is_one_clip([FRAMES[0], "a.mp4"])
-    )
+    for clips in ([], [FRAMES], ["a.mp4"], [FRAMES[0], "a.mp4"]):
+        assert not is_one_clip(clips)
 
 
 @pytest.mark.parametrize(
@@ -129,11 +125,12 @@ def test_paths_cameras_and_frames_are_streams():
     assert [frame.shape for frame in checked_source(jnp.asarray(FRAMES))] == [(4, 4, 3)] * 2
 
 
-@pytest.mark.parametrize("odd", [None, "frame", 5])
-def test_an_invalid_frame_of_a_stream_is_an_error(odd):
-    frames = checked_source(itertools.chain(FRAMES, [odd], FRAMES))
+@pytest.mark.parametrize("invalid", [None, "frame", 5])
+def test_an_invalid_frame_of_a_stream_is_an_error(invalid):
+    frames = checked_source(itertools.chain(FRAMES, [invalid], FRAMES))
     assert len(list(itertools.islice(frames, 2))) == 2
-    with pytest.raises(ClipError, match=f"frame 2 of the stream has the type {type(odd).__name__}"):
+    message = f"frame 2 of the stream has the type {type(invalid).__name__}"
+    with pytest.raises(ClipError, match=message):
         next(frames)
 
 
