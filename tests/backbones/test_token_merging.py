@@ -30,7 +30,7 @@ def slow_merge(x, sizes, metric, count):
 
 
 @pytest.mark.parametrize(("tokens", "count"), [(9, 3), (10, 2), (9, 99), (2, 1), (9, 0)])
-def test_merging_is_the_bipartite_matching_written_out(tokens, count):
+def test_merging_equals_the_bipartite_matching_in_a_loop(tokens, count):
     rng = np.random.default_rng(tokens)
     x = rng.standard_normal((2, tokens, 3)).astype(np.float32)
     metric = rng.standard_normal((2, tokens, 4)).astype(np.float32)

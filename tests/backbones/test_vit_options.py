@@ -203,7 +203,7 @@ def test_rbg_dropout_has_its_rate_and_differs_by_layer(rbg_vit):
     np.testing.assert_allclose(counts / counts.sum(), [0.25, 0.5, 0.25], atol=0.05)
 
 
-def test_rbg_dropout_depends_on_the_key_alone(rbg_vit):
+def test_rbg_dropout_depends_only_on_the_key(rbg_vit):
     once, again, other = (
         np.asarray(features(rbg_vit, images(), jax.random.key(seed))) for seed in (1, 1, 2)
     )
@@ -222,7 +222,7 @@ def test_intermediates_lead_to_the_features(weights):
 
 
 @pytest.mark.parametrize("options", [{"patch_drop": 0.5}, {"token_merge": 1}], ids=str)
-def test_pooling_of_all_tokens_refuses_options_that_remove_some(options):
+def test_concat_pooling_refuses_options_that_remove_tokens(options):
     with pytest.raises(ConfigError, match="frame_pooling is 'concat'"):
         tiny_model.config(
             model__encoder__frame_pooling="concat",

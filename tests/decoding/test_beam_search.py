@@ -138,7 +138,7 @@ def test_early_convergence_changes_no_result():
     sharpness=st.floats(0.5, 30.0),
     penalty=st.sampled_from((0.0, 0.6, 2.0)),
 )
-def test_the_best_score_is_never_below_greedys(seed, sharpness, penalty):
+def test_the_best_score_is_never_below_that_of_greedy(seed, sharpness, penalty):
     source = Source(decoder(seed, sharpness=sharpness), *ragged(4, seed))
     plain = greedy(source, options(length_penalty=penalty))
     found = best(beam_search(source, options(beam_size=2, length_penalty=penalty)))

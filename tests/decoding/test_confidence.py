@@ -69,14 +69,14 @@ def test_the_fit_minimizes_the_documented_loss():
         assert loss(scale.weights["useful"] + step[0], scale.bias + step[1]) > fitted
 
 
-def test_a_statistic_with_a_negative_weight_is_left_out():
+def test_a_statistic_with_a_negative_weight_is_removed():
     given, right = examples(500)
     scale = fit_scale([one | {"inverse": -one["useful"]} for one in given], right)
     assert "inverse" not in scale.weights and scale.weights["useful"] > 1.0
 
 
 @pytest.mark.parametrize("right", [True, False])
-def test_no_split_makes_a_scale_certain(right):
+def test_examples_that_are_all_right_or_all_wrong_give_no_certainty(right):
     scale = fit_scale([{"log_prob": -0.1 * i} for i in range(20)], [right] * 20)
     confidences = [scale({"log_prob": -0.1 * i}) for i in range(20)]
     assert np.mean(confidences) == pytest.approx(21 / 22 if right else 1 / 22, abs=0.01)
@@ -127,7 +127,7 @@ def test_a_ctc_decoder_is_not_compared_with_itself():
     assert sentence.keys() == {"log_prob", "least_log_probs", "path"} and sentence["path"] == -3.0
 
 
-def test_statistics_of_no_tokens_are_numbers():
+def test_statistics_of_an_empty_text_are_numbers():
     sentence, of_words = statistics("ctc", -2.0, (), (), None, None)
     assert sentence == {"log_prob": 0.0, "least_log_probs": 0.0, "path": -2.0} and of_words == []
 
@@ -145,7 +145,7 @@ def test_a_scale_gives_probabilities_for_extreme_statistics():
     assert found == [0.0, 0.5, 1.0]
 
 
-def test_the_file_reads_back_as_written():
+def test_a_calibration_file_is_read_back_as_written():
     assert from_json(to_json(CALIBRATION)) == CALIBRATION
     without = dataclasses.replace(CALIBRATION, lexicon=None)
     assert from_json(to_json(without)) == without
@@ -160,7 +160,7 @@ def test_a_guess_is_marked_in_the_file():
     assert "a guess" not in CALIBRATION.fitted_on("greedy")
 
 
-def test_decoders_without_scales_use_those_of_a_related_one():
+def test_a_decoder_without_scales_uses_those_of_a_related_decoder():
     assert CALIBRATION.of("beam") is CALIBRATION.of("greedy") is CALIBRATION.of("sample")
     assert CALIBRATION.of("ctc_beam") is CALIBRATION.of("ctc")
     own = Scales(Scale({}, 0.0, 100, 50), None)

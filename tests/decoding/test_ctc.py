@@ -41,7 +41,7 @@ def peaked(paths, v, seed=0):
     st.lists(st.lists(st.integers(0, 3), min_size=9, max_size=9), min_size=4, max_size=4),
     st.lists(st.integers(0, 9), min_size=4, max_size=4),
 )
-def test_equals_a_loop_over_time(paths, lengths):
+def test_greedy_ctc_equals_a_loop_over_time(paths, lengths):
     logits = peaked(paths, 4, seed=sum(lengths))
     found = greedy_ctc(logits, np.array(lengths))
     for i, length in enumerate(lengths):
@@ -120,7 +120,7 @@ def test_the_alignment_is_the_best_of_all_paths(seed):
         assert not any(np.asarray(field[row, n:]).any() for field in found)
 
 
-def test_the_alignment_of_the_greedy_text_is_greedys_own():
+def test_the_alignment_of_the_greedy_text_equals_that_of_greedy_ctc():
     logits = peaked([[1, 1, 0, 2], [3, 0, 3, 3], [0, 0, 0, 0]], 4)
     lengths = np.array([4, 4, 4])
     greedy = greedy_ctc(logits, lengths)

@@ -94,7 +94,7 @@ def test_texts_are_exact_where_labels_are_masked_at_some_steps():
 
 
 @pytest.mark.parametrize("beam_size", [1, 2, 3, 8])
-def test_equals_the_textbook_search_at_any_beam_size(beam_size):
+def test_the_search_equals_the_textbook_search_at_any_beam_size(beam_size):
     # Few labels and many steps: repeats, merges, and prefixes that are dropped and come back. The
     # default number of candidates (2 k) must lose nothing.
     logits = random_logits(8, 24, 9, seed=beam_size, scale=1.0)
@@ -122,7 +122,7 @@ def test_unused_slots_are_empty_with_score_minus_inf():
     assert (beams.score[0, 5:] == -np.inf).all() and not beams.lengths[0, 5:].any()
 
 
-def test_alignments_are_summed_where_greedy_takes_one_path():
+def test_alignments_are_summed_where_greedy_ctc_takes_one_path():
     # Blank is the best label at each step, but "1" is the best text: 1 - 0.6^2 = 0.64.
     logits = np.log(np.array([[[0.6, 0.4], [0.6, 0.4]]], np.float32))
     assert greedy_ctc(logits, np.array([2])).lengths[0] == 0
@@ -131,7 +131,7 @@ def test_alignments_are_summed_where_greedy_takes_one_path():
     np.testing.assert_allclose(np.exp(beams.score[0, :2]), [0.64, 0.36], rtol=1e-5)
 
 
-def test_fewer_candidates_only_leave_texts_out():
+def test_fewer_candidates_give_fewer_texts_and_no_others():
     logits = random_logits(2, 10, 40, seed=8)
     lengths = np.array([10, 7])
     narrow = ctc_prefix_beam_search(logits, lengths, beam_size=4, candidates=1)

@@ -162,6 +162,6 @@ def test_batch_order_and_padding_values_change_nothing(decoder, seed, order, pad
 
 @settings(max_examples=20, deadline=None)
 @given(seed=seeds)
-def test_the_beams_best_score_is_never_below_greedys(seed):
+def test_the_best_score_of_a_beam_is_never_below_that_of_greedy(seed):
     beam, greedy = (decode(name, *clips(seed)) for name in ("beam", "greedy"))
     assert (beam.scores[:, 0] >= greedy.scores[:, 0] - 1e-5).all()

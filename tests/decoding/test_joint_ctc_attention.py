@@ -75,7 +75,7 @@ def test_scores_are_the_weighted_sum_and_sort_the_list(weight):
         )
 
 
-def test_a_list_that_no_alignment_can_spell_is_unchanged():
+def test_a_list_of_sentences_without_alignment_is_unchanged():
     given = hypotheses([BOS, 3, 4, 3, EOS], [BOS, 4, 4, EOS])
     found = rescore(given, jnp.zeros((2, 2, 5)), jnp.array([2, 2]), options(ctc_weight=0.5))
     for before, after in zip(given, found):

@@ -37,7 +37,7 @@ def test_a_word_that_nobody_signed_is_not_explained(lexicon):
     assert eats > 1.0 and the < 0.2 and dog < 0.2
 
 
-def test_the_shortfall_of_a_sentence_is_that_of_its_signs_and_words(lexicon):
+def test_the_shortfall_of_a_sentence_is_the_sum_over_signs_and_words(lexicon):
     assert lexicon.shortfall(["DOG", "RUN"], ["the", "dog", "runs"]) < 0.5
     glosses, words = ["DOG", "RUN"], ["the", "cat", "runs"]
     expected = lexicon.unexplained_glosses(glosses, words) + lexicon.unexplained_words(

@@ -103,7 +103,7 @@ def test_a_temperature_near_zero_is_greedy_search():
     np.testing.assert_array_equal(found.tokens, greedy(source, options()).tokens)
 
 
-def test_draws_depend_on_the_clips_number_only():
+def test_draws_depend_only_on_the_number_and_memory_of_a_clip():
     states, lengths = ragged(6)
     order = np.array([4, 2, 0, 5, 1, 3])
 

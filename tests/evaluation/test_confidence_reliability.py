@@ -70,7 +70,7 @@ def test_without_wrong_examples_there_is_no_auc():
     assert found.auc is None and found.auc_interval is None and found.ece == pytest.approx(0.15)
 
 
-def test_without_examples_there_are_no_figures():
+def test_without_examples_there_are_no_measures():
     found = reliability([], [])
     assert (found.examples, found.auc, found.ece, found.bins) == (0, None, None, ())
 

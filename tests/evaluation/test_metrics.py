@@ -299,7 +299,7 @@ TYPED = {
 
 @pytest.mark.parametrize("language", TYPED)
 @pytest.mark.parametrize("lowercase", [False, True])
-def test_how_an_accent_was_typed_is_no_error(language, lowercase):
+def test_composed_and_decomposed_accents_are_equal(language, lowercase):
     typed = TYPED[language]
     composed = unicodedata.normalize("NFC", TYPED[language])
     assert typed != composed

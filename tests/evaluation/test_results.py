@@ -58,7 +58,7 @@ def test_references_of_a_gloss_decoder_are_the_glosses():
     assert results.references("ctc") == ["RAIN ü", "RAIN ü"]
 
 
-def test_gloss_scores_read_back_as_written():
+def test_gloss_scores_are_read_back_as_written():
     results = dataclasses.replace(some_results(), gloss_decoders=("ctc",))
     glosses = score(results.references("ctc"), ["", ""], glosses=True)
     results = dataclasses.replace(
@@ -97,7 +97,7 @@ def test_a_file_without_units_gets_them_from_its_signatures():
     assert found.unknown == found.phoenix_gloss_wer == {}
 
 
-def test_reads_back_as_written(tmp_path):
+def test_a_results_file_is_read_back_as_written(tmp_path):
     path = tmp_path / "new folder" / "results.json"
     results_file.write(some_results(), path)
     assert results_file.read(path) == some_results()

@@ -33,7 +33,7 @@ def results(signers=SIGNERS, references=REFERENCES, greedy=GREEDY):
     return Results("test", "own", 10, scores, predictions)
 
 
-def test_errors_are_those_of_the_clips_with_one_value():
+def test_errors_of_a_group_are_those_of_clips_with_its_value():
     groups = errors_by(score_clips(results()), "signer", ["greedy"])
     assert [(group.value, group.clips) for group in groups] == [
         ("cy", 1),
@@ -54,7 +54,7 @@ def test_the_columns_survive_the_results_file():
     assert columns_of(without) == []
 
 
-def test_groups_that_the_table_leaves_out_are_counted():
+def test_groups_that_are_not_in_the_table_are_counted():
     count = MAX_ROWS + 3
     many = results([f"s{i}" for i in range(count)], ["one"] * count, ["one"] * count)
     table = format_table("signer", errors_by(score_clips(many), "signer", ["greedy"]))
@@ -65,7 +65,7 @@ def test_groups_that_the_table_leaves_out_are_counted():
 
 
 @pytest.mark.parametrize("column", ["signer", "video_id"])
-def test_clips_without_a_value_are_in_no_column(column):
+def test_clips_without_a_value_are_not_in_the_column(column):
     names = ("a", "", "b")
     entries = [SimpleNamespace(id=str(i), signer=n, video_id=n) for i, n in enumerate(names)]
     assert index_column(entries, column) == {"0": "a", "2": "b"}

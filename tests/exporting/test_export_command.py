@@ -119,7 +119,7 @@ def test_int8_parameters_stay_int8(exported):
     assert any("input_scale" in name for name in kernels) == (quantize == "weights_and_inputs")
 
 
-def test_the_commands_take_an_export(trained, exported, tmp_path, capsys):
+def test_translate_and_eval_accept_an_export(trained, exported, tmp_path, capsys):
     export_format, _, output = exported
     backend = "onnx" if export_format == "onnx" else "jax"
     assert (

@@ -40,7 +40,7 @@ def head_of(fields=None, *, scores=True, unit="word", name="video_folder") -> di
     return yaml.safe_load(card.split("---\n")[1])
 
 
-def test_the_head_has_what_a_hub_sorts_by():
+def test_the_head_has_the_fields_that_hubs_search():
     head = head_of(CardFields(text_language="English", license="cc-by-4.0"))
     assert head["library_name"] == "signvit_jax" and head["version"] == __version__
     assert head["license"] == "cc-by-4.0" and head["language"] == ["en"]

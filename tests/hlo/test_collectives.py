@@ -53,7 +53,7 @@ def test_every_way_to_write_groups_is_read(groups, axes, members):
     assert members is None or collective.members == members
 
 
-def test_groups_that_cannot_be_read_are_not_passed_over():
+def test_groups_that_cannot_be_read_are_an_error():
     with pytest.raises(ValueError, match="replica groups"):
         collectives_of(with_groups("replica_groups=something_new"), MESH)
 

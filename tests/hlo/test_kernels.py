@@ -36,7 +36,7 @@ def test_a_loop_of_products_counts_each_of_them():
     assert 15 * 2 * 4 * 64**2 < counted("nested").bytes < 15 * 7 * 4 * 64**2
 
 
-def test_a_slice_counts_what_it_touches():
+def test_a_slice_counts_only_the_bytes_it_reads_and_writes():
     assert counted("sliced").bytes == pytest.approx(2 * 4 * 300, abs=100)
 
 
@@ -76,7 +76,7 @@ def test_fused_attention_counts_its_products(target, products):
     assert kernels.bytes == 2 * heads * (50 + 60 + 60 + 50) + 4 * 96 * 4 * 50
 
 
-def test_a_product_by_cublas_counts_like_any_other():
+def test_a_product_by_cublas_counts_like_other_products():
     kernels = of_text(
         "%a = bf16[32,64]{1,0} parameter(0)",
         "%b = bf16[64,16]{1,0} parameter(1)",

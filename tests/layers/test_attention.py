@@ -34,7 +34,7 @@ def test_attention_equals_a_loop_over_heads(implementation):
     np.testing.assert_allclose(found, attention_by_loops(QUERY, KEY, VALUE), atol=1e-5)
 
 
-def test_attention_is_its_weights_times_the_values():
+def test_attention_equals_its_weights_times_the_values():
     mask = jnp.tril(jnp.ones((1, 5, 5), bool))
     weights = attention_weights(QUERY, KEY, mask)
     by_hand = jnp.einsum("bnls,bsnk->blnk", weights, VALUE).reshape(2, 5, 12)
@@ -46,7 +46,7 @@ def test_attention_is_its_weights_times_the_values():
     [{}, {"dropout_rate": 0.5, "dropout_rng": jax.random.key(3)}],
     ids=["plain", "dropout"],
 )
-def test_recomputing_changes_no_gradient(options):
+def test_recomputed_attention_has_the_same_gradient(options):
     def value_and_gradient(implementation):
         def loss(query):
             return (attend(query, KEY, VALUE, implementation=implementation, **options) ** 2).sum()

@@ -42,7 +42,7 @@ def value_and_gradients(call, block, x, weight):
     return [out, *jax.tree.leaves(gradients)]
 
 
-def test_normalizing_has_the_value_and_gradient_of_layer_norm():
+def test_normalize_has_the_value_and_gradient_of_layer_norm():
     x = 3.0 + normal(0, 4, 7, WIDTH)
     weight = normal(1, 4, 7, WIDTH)
     norm = nnx.LayerNorm(WIDTH, epsilon=1e-5, use_scale=False, use_bias=False, rngs=nnx.Rngs(0))
@@ -54,7 +54,7 @@ def test_normalizing_has_the_value_and_gradient_of_layer_norm():
         np.testing.assert_allclose(ours, flax, rtol=1e-4, atol=1e-5)
 
 
-def test_a_kernel_with_the_norm_in_it_gives_the_same_product():
+def test_a_kernel_that_absorbs_the_norm_gives_the_same_product():
     block = make_block(jnp.float32)
     norm = block.attention_norm
     linear = block.attention.qkv
@@ -119,7 +119,7 @@ def test_a_block_in_bfloat16_keeps_no_float32_activation():
     assert (2, 6, 32) in [leaf.shape for leaf in activations]
 
 
-def test_padding_that_is_named_changes_nothing():
+def test_padding_beyond_num_tokens_changes_nothing():
     """Neither outputs nor gradients of the tokens before it, nor those of the parameters."""
     block = make_block(jnp.bfloat16)
     x = normal(0, 2, 5, WIDTH, dtype=jnp.bfloat16)

@@ -31,7 +31,7 @@ def x():
     return jax.random.normal(jax.random.key(1), (2, 5, 4))
 
 
-def test_blocks_of_a_stack_have_parameters_of_their_own(blocks):
+def test_blocks_of_a_stack_have_separate_parameters(blocks):
     assert blocks.expand.kernel.shape == (LAYERS, 4, 8)
     first, last = (np.asarray(block_at(blocks, layer).expand.kernel[...]) for layer in (0, 2))
     assert np.abs(first - last).max() > 1e-2
@@ -39,7 +39,7 @@ def test_blocks_of_a_stack_have_parameters_of_their_own(blocks):
 
 @pytest.mark.parametrize("scan", [True, False], ids=["scan", "unroll"])
 @pytest.mark.parametrize("remat", ["none", "dots", "names", "full"])
-def test_a_stack_is_a_loop_over_its_blocks(blocks, scan, remat):
+def test_a_stack_equals_a_loop_over_its_blocks(blocks, scan, remat):
     policy = ComputePolicy(scan_layers=scan, remat=remat)
 
     def by_stack(blocks, x):
@@ -81,7 +81,7 @@ def test_remat_keeps_less_for_the_backward_pass():
 
 
 @pytest.mark.parametrize(("remat", "again"), [("none", 0), ("names", 1), ("full", 7)])
-def test_kept_names_repeat_only_the_scores_of_attention(remat, again):
+def test_remat_by_names_recomputes_only_the_scores_of_attention(remat, again):
     """A block in half precision has eight products: q, k, v, scores, values, out and two."""
     block = TransformerBlock(
         8, 2, 16, dropout_rate=0.5, attention_dropout=0.0, dtype=jnp.bfloat16, rngs=nnx.Rngs(0)

@@ -14,7 +14,7 @@ def key_data(rng):
     return jax.random.key_data(rng).tolist()
 
 
-def test_a_stream_is_its_number_folded_in():
+def test_the_key_of_a_stream_has_its_number_folded_in():
     rng = jax.random.key(3)
     expected = jax.random.fold_in(rng, 4 + 2)
     assert key_data(fold(rng, "decoder_layer.feed_forward_dropout", 2)) == key_data(expected)

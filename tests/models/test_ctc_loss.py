@@ -126,7 +126,7 @@ NOT_FEASIBLE = {
 }
 
 
-def test_rows_that_are_not_feasible_have_no_loss_and_no_gradient():
+def test_infeasible_rows_have_no_loss_and_no_gradient():
     labels, label_lengths, logit_lengths = padded([(5, [1, 2]), *NOT_FEASIBLE.values()], 3)
     logits = random_logits(len(labels), 5, 4, seed=4)
     (loss, feasible), gradient = loss_and_gradient(logits, logit_lengths, labels, label_lengths)
@@ -165,7 +165,7 @@ def test_padding_of_steps_and_labels_changes_nothing():
     assert not wide_gradient[:, 6:].any()
 
 
-def test_labels_of_width_zero_leave_only_the_blank_path():
+def test_without_labels_only_the_blank_path_counts():
     logits = random_logits(2, 3, 4, seed=8)
     loss, feasible = ctc_loss(
         logits, np.array([3, 2]), np.zeros((2, 0), np.int32), np.array([0, 0])

@@ -45,7 +45,7 @@ def test_the_second_hand_is_mirrored():
     np.testing.assert_allclose(crops, mirrored[:, ::-1], atol=2e-5)
 
 
-def test_a_crop_is_cut_from_the_images_own_pixels():
+def test_a_crop_has_the_pixels_of_the_original_image():
     hands = hand_crops(model__encoder__motion="none")
     video = jax.random.normal(jax.random.key(0), (1, 2, 40, 40, 3))
     # The crop of a view that reaches 0.5 is 0.4 of the image: 16 of 40 pixels.
@@ -61,7 +61,7 @@ def test_a_crop_is_cut_from_the_images_own_pixels():
 
 
 @pytest.mark.parametrize("side", [50, 160], ids=["a little smaller", "four times smaller"])
-def test_a_part_of_the_image_is_cropped_as_from_all_of_it(side):
+def test_cropping_a_part_equals_cropping_the_complete_image(side):
     rng = np.random.default_rng(0)
     video = jnp.asarray(rng.standard_normal((20, 1, side, side, 3)), jnp.float32)
     center = jnp.asarray(rng.uniform(0.0, 1.0, (20, 2)), jnp.float32)
@@ -70,7 +70,7 @@ def test_a_part_of_the_image_is_cropped_as_from_all_of_it(side):
     np.testing.assert_allclose(found, crop(video, square, 16), atol=2e-4)
 
 
-def test_smaller_views_are_means_of_what_they_cover():
+def test_pixels_of_a_smaller_view_are_means_of_the_pixels_they_cover():
     ramp = jnp.broadcast_to(jnp.arange(64.0)[:, None, None], (1, 1, 64, 64, 3))
     small = crop(ramp, whole_image(1), 16)
     np.testing.assert_allclose(small[0, 0, 1:-1, 5, 0], np.arange(1, 15) * 4 + 1.5, atol=1e-4)
@@ -84,7 +84,7 @@ def crop_features(hands, key=None):
     return found.features.reshape(8, 3, hands.parts, -1)
 
 
-def test_a_part_that_is_not_in_the_image_is_a_learned_vector():
+def test_the_features_of_a_missing_part_are_a_learned_vector():
     hands = hand_crops()
     hands.missing[...] = jnp.asarray([[1.0] * 8, [2.0] * 8])
     hands.localizer.presence.bias[...] = jnp.asarray([-100.0, 100.0])
@@ -106,7 +106,7 @@ def test_training_removes_each_hand_of_some_clips():
 
 
 @pytest.mark.long
-def test_the_face_is_a_third_part_with_an_encoder_of_its_own():
+def test_the_face_is_a_third_part_with_its_own_encoder():
     hands = hand_crops(model__encoder__crops="hands_face")
     features = crop_features(hands)
     assert features.shape == (8, 3, 3, 8 + 4)
@@ -117,7 +117,7 @@ def test_the_face_is_a_third_part_with_an_encoder_of_its_own():
 
 
 @pytest.mark.long
-def test_translation_does_not_move_the_localizer():
+def test_only_the_localization_loss_trains_the_localizer():
     config = tiny_model.config(**WITH_HANDS, model__encoder__zoom="motion")
     definition = ModelDefinition(config, tiny_model.VOCABULARY)
     batch = tiny_model.batch()
@@ -149,7 +149,7 @@ def test_translation_does_not_move_the_localizer():
         assert found == {"localizer": moves_localizer, "encoder": others, "backbone": others}
 
 
-def test_keypoints_of_a_batch_move_the_localizer():
+def test_keypoints_of_a_batch_train_the_localizer():
     config = tiny_model.config(**WITH_HANDS | {"model__encoder__crops": "hands_face"})
     definition = ModelDefinition(config, tiny_model.VOCABULARY)
     batch = tiny_model.batch()
@@ -173,7 +173,7 @@ def test_keypoints_of_a_batch_move_the_localizer():
 
 
 @pytest.mark.long
-def test_a_mobilenet_may_have_crops_beside_it():
+def test_crops_work_with_a_mobilenet():
     options = WITH_HANDS | tiny_model.MOBILENET | {"model__encoder__motion": "none"}
     definition = ModelDefinition(tiny_model.config(**options), tiny_model.VOCABULARY)
     batch = tiny_model.batch()

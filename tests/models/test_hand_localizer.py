@@ -54,7 +54,7 @@ def loss_of(maps, images, mask, points=None, presence=None, view=None):
     return localization_loss(localization, mask, points)
 
 
-def test_it_finds_both_hands_where_nothing_moves():
+def test_the_localizer_finds_both_hands_in_still_images():
     localizer = HandLocalizer(HANDS, dtype=jnp.float32, rngs=nnx.Rngs(0))
     optimizer = nnx.Optimizer(localizer, optax.adam(3e-3), wrt=nnx.Param)
     mask = jnp.ones((8, 4), bool)
@@ -93,7 +93,7 @@ def test_the_loss_is_the_cross_entropy_of_the_mean_map():
     np.testing.assert_allclose(found[0], np.sum(weights * -np.log(share)) / 3, rtol=1e-5)
 
 
-def test_padding_and_still_clips_have_no_part_in_the_loss():
+def test_padding_and_still_clips_add_nothing_to_the_loss():
     video = signing(0, 2)[0]
     maps = random_maps((2, 4))
     lengths = jnp.asarray([4, 2])
@@ -122,7 +122,7 @@ def random_points(clips, frames, parts=HANDS):
     return jnp.asarray(points)
 
 
-def test_points_are_learned_wherever_they_are_inside_the_view():
+def test_all_points_inside_the_view_are_learned():
     view = Square(jnp.asarray([[0.5, 0.4], [0.45, 0.55]]), jnp.asarray([0.35, 0.4]))
     points = random_points(2, 3)
 
@@ -150,7 +150,7 @@ def test_points_are_learned_wherever_they_are_inside_the_view():
     assert params[1].min() > 3.0  # all are present
 
 
-def test_what_is_missing_or_outside_the_view_is_not_present():
+def test_points_that_are_missing_or_outside_the_view_are_not_present():
     view = Square(jnp.full((1, 2), 0.5), jnp.full(1, 0.25))
     points = np.full((1, 2, HANDS, 3), 0.5, np.float32)
     points[0, 0, 0] = 0.5, 0.8, 1.0  # beside the view
@@ -183,7 +183,7 @@ def test_clips_without_points_learn_from_motion():
     assert np.abs(found[1] - by_motion[1]) > 0.1
 
 
-def test_the_face_has_no_part_in_what_moves():
+def test_the_face_does_not_count_in_the_loss_on_motion():
     video, mask = signing(0, 2)[0], jnp.ones((2, 4), bool)
     logits = jax.random.normal(jax.random.key(1), (2, 4, 3, GRID * GRID))
     maps = jax.nn.log_softmax(logits).reshape(2, 4, 3, GRID, GRID)

@@ -28,7 +28,7 @@ def test_bytes_are_normalized_with_mean_and_deviation():
     np.testing.assert_allclose(found, (images / 255 - np.array(mean)) / np.array(std), atol=1e-5)
 
 
-def test_floats_are_normalized_already():
+def test_float_images_are_not_normalized_again():
     images = jnp.ones((2, 4, 4, 3))
     assert image_format(tiny_model.config().data).normalize(images) is images
 
@@ -54,7 +54,7 @@ def test_motion_comes_after_the_colors_or_alone(video):
 
 
 @pytest.mark.parametrize("colors", [True, False])
-def test_a_model_without_colors_does_not_see_the_room(colors):
+def test_a_model_without_colors_ignores_the_background(colors):
     definition = ModelDefinition(
         tiny_model.config(model__encoder__motion="magnitude", model__encoder__colors=colors),
         tiny_model.VOCABULARY,
@@ -82,7 +82,7 @@ def test_magnitudes_of_motion_are_shares_of_the_clips_motion(video):
     np.testing.assert_allclose(found[0, :2, ..., 2], [step, np.zeros((3, 3))], atol=1e-5)
 
 
-def test_magnitudes_ignore_wall_light_and_sign_of_contrast(video):
+def test_magnitudes_ignore_background_brightness_and_contrast(video):
     found = motion_channels(video, MASK, "magnitude")
     other = motion_channels(1.0 - 20 * video, MASK, "magnitude")
     loud = motion_channels(20 * video, MASK, "magnitude")
@@ -90,7 +90,7 @@ def test_magnitudes_ignore_wall_light_and_sign_of_contrast(video):
     np.testing.assert_allclose(found, loud, rtol=0.02, atol=1e-3)  # apart from the floor
 
 
-def test_noise_of_a_still_clip_is_not_made_large(video):
+def test_noise_of_a_still_clip_is_not_amplified(video):
     noise = motion_channels(0.01 * video, MASK, "magnitude")
     assert np.abs(noise).max() < 0.4
 

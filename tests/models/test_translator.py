@@ -136,7 +136,7 @@ def test_without_a_key_there_is_no_dropout(drop_path_outputs):
     jax.tree.map(np.testing.assert_array_equal, drop_path_outputs(None), expected)
 
 
-def test_dropout_depends_on_the_key_alone(drop_path_outputs):
+def test_dropout_depends_only_on_the_key(drop_path_outputs):
     off, once, again, other = (
         drop_path_outputs(rng) for rng in (None, *map(jax.random.key, (1, 1, 2)))
     )
@@ -198,7 +198,7 @@ def test_frames_are_normalized_as_the_config_says():
     ],
     ids=str,
 )
-def test_every_stem_and_pooling_sees_where_things_are(option):
+def test_every_stem_and_pooling_depends_on_positions_in_the_image(option):
     translator = tiny_model.model(tiny_model.config(**option))
     batch = tiny_model.batch()
     images = jnp.asarray(batch["video"][0], jnp.float32) / 255
@@ -208,7 +208,7 @@ def test_every_stem_and_pooling_sees_where_things_are(option):
     assert np.abs(features - moved).max() > 1e-4
 
 
-def test_time_positions_let_pooling_tell_the_order_of_frames():
+def test_with_time_positions_pooling_depends_on_the_order_of_frames():
     batch = tiny_model.batch()
     batch["frame_lengths"][:] = 6
     reversed_clip = dict(batch, video=batch["video"][:, ::-1])
@@ -250,7 +250,7 @@ def test_concatenated_patches_differ_where_their_mean_does_not():
     assert np.abs(pooling(tokens) - pooling(swapped)).max() > 1e-3
 
 
-def test_frame_features_then_pool_is_the_encoder():
+def test_frame_features_and_pool_equal_the_encoder():
     translator = tiny_model.model(tiny_model.config())
     batch = tiny_model.batch()
     video, lengths = jnp.asarray(batch["video"]), jnp.asarray(batch["frame_lengths"])

@@ -30,7 +30,7 @@ def circling(y, x, radius, *, background=0.2, noise=0.0):
 
 @pytest.mark.parametrize("noise", [0.0, 0.02])
 @pytest.mark.parametrize(("y", "x", "radius"), [(16, 16, 6), (12, 20, 4), (22, 10, 5)])
-def test_the_square_is_around_what_moves(y, x, radius, noise):
+def test_the_square_encloses_what_moves(y, x, radius, noise):
     center, reach = moving_square(circling(y, x, radius, noise=noise), ALL)
     np.testing.assert_allclose(center[0], [y / SIDE, x / SIDE], atol=0.03)
     assert 1.2 * radius / SIDE < reach[0] < 2.4 * radius / SIDE
@@ -88,7 +88,7 @@ def test_the_square_is_in_the_image_and_has_a_minimum_size():
     assert np.all(center <= 1 - MIN_REACH + 1e-6)
 
 
-def test_the_square_depends_on_the_clips_own_frames_only():
+def test_the_square_depends_only_on_the_valid_frames_of_its_clip():
     clip, other = circling(16, 16, 6), circling(8, 24, 3)
     clips = [jnp.concatenate([clip, other], axis=1), jnp.concatenate([other, clip], axis=1)]
     mask = jnp.arange(2 * FRAMES) < FRAMES

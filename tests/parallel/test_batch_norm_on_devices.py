@@ -36,7 +36,7 @@ print("same")
 """
 
 
-def test_statistics_are_those_of_the_images_of_all_devices():
+def test_statistics_cover_the_images_of_all_devices():
     done = subprocess.run(
         [sys.executable, "-c", TWO_DEVICES],
         capture_output=True,

@@ -93,7 +93,7 @@ def test_kernels_are_gathered_in_the_compute_dtype(dtype, sent, maker):
 
 # In float32 the scale of the first norm needs the gradient of its output, a sum over the axis too.
 @pytest.mark.parametrize(("dtype", "sums"), [("float32", 3), ("bfloat16", 2)])
-def test_a_tensor_axis_moves_kernels_to_split_qkv(dtype, sums):
+def test_a_tensor_axis_communicates_only_feed_forward_sums_and_attended_values(dtype, sums):
     """Two clips of six tokens are on each device: the feed-forward layer's are summed over the
     axis, forward and backward, and the attended ones are gathered. Query, key and value, and the
     hidden layer, stay where their heads and columns are.

@@ -130,13 +130,13 @@ def test_mesh_axes_may_split_the_physical_axes_of_a_tpu_pod(axes):
         [Chip(id, (id % 2, 0, 0), slice_index=id // 2) for id in range(4)],
     ],
 )
-def test_chips_that_are_no_box_of_one_slice_are_refused(chips):
+def test_chips_that_do_not_form_a_box_in_one_slice_are_refused(chips):
     with pytest.raises(ConfigError, match=r"these 4 chips.* allowed: the chips of one slice"):
         make_mesh(MeshConfig(2, 2, 1), devices=chips)
 
 
 @pytest.mark.parametrize("error", [NotImplementedError, ValueError])
-def test_what_jax_says_of_a_mesh_is_in_the_error(error, monkeypatch):
+def test_the_error_of_a_mesh_has_the_message_of_jax(error, monkeypatch):
     def refuse(*_, **__):
         raise error("its words")
 

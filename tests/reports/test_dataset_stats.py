@@ -228,7 +228,7 @@ def test_a_page_without_report_texts_or_images_is_written(tmp_path):
     )
 
 
-def test_a_histogram_says_what_its_axis_and_its_quantiles_are():
+def test_a_histogram_has_the_range_of_its_axis_and_quantiles():
     drawn = _histogram("seconds", np.linspace(0.0, 10.0, 101))
     assert "<span>0</span><span>10</span>" in drawn
     assert "median 5, 90&nbsp;% from 0.5 to 9.5" in drawn

@@ -102,7 +102,7 @@ def test_scores_are_shown_per_decoder_with_their_signature(results):
     assert "step 1,200" in page.text_content()
 
 
-def test_the_first_decoder_is_examined_whatever_its_scores(results):
+def test_the_first_decoder_is_shown_even_if_another_has_fewer_errors(results):
     assert (
         results.decoders["greedy"].wer > results.decoders["beam"].wer
         and main_decoder(results) == "greedy"
@@ -159,7 +159,7 @@ def test_worst_and_best_clips_are_ordered_and_distinct(results):
     assert shown == ["clip-3", "clip-2", "clip-0"]
 
 
-def test_errors_by_length_add_up_to_the_words_of_the_bin(results):
+def test_errors_by_length_are_divided_by_the_words_of_the_bin(results):
     page = html.fromstring(render(results))
     assert rows(section(page, "Error by sentence length")) == [
         ["0–3", "2", f"{2 / 3:.1%}", f"{1 / 3:.1%}"],
@@ -300,7 +300,7 @@ def test_the_page_is_written_into_a_new_folder(results, tmp_path):
     assert [file.name for file in path.parent.iterdir()] == ["report.html"]
 
 
-def test_the_page_opens_on_scores_and_the_first_clips(results):
+def test_the_page_begins_with_scores_and_the_first_clips(results):
     frames = np.full((20, 30, 30, 3), 9, np.uint8)
     page = html.fromstring(render(results, {"clip-0": ClipImages(frames)}))
     titles = [heading.text for heading in page.iter("h2")]

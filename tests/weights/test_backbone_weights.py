@@ -229,7 +229,7 @@ def timm_names(theirs):
     return renamed
 
 
-def test_timms_mobilenet_is_torchvisions_with_other_names(mobile, tmp_path):
+def test_timms_mobilenet_converts_like_torchvisions(mobile, tmp_path):
     theirs = timm_names(mobilenet_v3.from_ours(mobile)) | {
         "conv_head.weight": np.ones((2, 2)),
         "classifier.bias": np.ones(2),
@@ -243,7 +243,7 @@ def test_timms_mobilenet_is_torchvisions_with_other_names(mobile, tmp_path):
         file.parameters(VIT, shapes(mobile))
 
 
-def test_a_translator_is_a_pretrained_backbone(vit, tmp_path):
+def test_a_backbone_is_read_from_a_complete_translator(vit, tmp_path):
     names = {
         "encoder.backbone." + name: value
         for name, value in {"cls_token": vit["class_token"], "pos_embed": vit["positions"]}.items()

@@ -20,7 +20,7 @@ def table(kind: str) -> NameTable:
         ("conv1x1", (4, 2, 1, 1), (4, 2, 1, 3)),
     ],
 )
-def test_a_kernel_with_taps_that_we_lack_is_refused(kind, fits, larger):
+def test_a_kernel_with_more_taps_than_ours_is_refused(kind, fits, larger):
     tensor = np.arange(np.prod(fits), dtype=np.float32).reshape(fits)
     shape = {"pointwise": (2, 4), "depthwise": (5, 4), "conv1x1": (2, 4)}[kind]
     ours = to_ours(table(kind), {"weight": tensor}, {"kernel": shape})

@@ -27,7 +27,7 @@ def loaded():
     return tensors, load_reference(vectors)[1]
 
 
-def test_conversion_there_and_back_is_exact(loaded):
+def test_conversion_to_the_reference_and_back_is_exact(loaded):
     tensors, model = loaded
     back = from_ours(flat_parameters(model))
     assert set(back) == set(tensors) - {"decoder.pos_encoder.pe"}

@@ -9,7 +9,7 @@ from signvit_jax.weights.mapping import WeightsError
 from signvit_jax.weights.tensor_files import read_tensors
 
 
-def test_without_torch_the_error_installs_it(tmp_path, monkeypatch):
+def test_without_torch_the_error_shows_how_to_install_it(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "torch", None)
     (tmp_path / "a.pt").write_bytes(b"")
     with pytest.raises(WeightsError, match=r"not installed: pip install .torch>="):

@@ -61,7 +61,7 @@ def test_a_workdir_converts_to_a_file_and_back_and_trains(trained, tmp_path):
     assert 0.0 < max(apart) < 0.2
 
 
-def test_models_unlike_the_reference_have_our_own_names(tmp_path):
+def test_models_unlike_the_reference_are_saved_with_our_names(tmp_path):
     options = tiny_model.MOBILENET | {
         "model__decoder__final_norm": True,
         "model__ctc__tied": True,
