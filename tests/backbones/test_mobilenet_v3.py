@@ -1,3 +1,5 @@
+"""MobileNetV3 and its layers: BatchNorm, depthwise convolutions, and outputs of the stages."""
+
 import jax
 import jax.numpy as jnp
 import numpy as np

@@ -1,4 +1,4 @@
-"""Greedy CTC against a loop over time and the reference system; alignments against all paths."""
+"""Greedy CTC, compared with a loop over time, and alignments, compared with all paths."""
 
 import itertools
 
@@ -12,7 +12,7 @@ from signvit_jax.decoding.ctc import forced_align, greedy_ctc
 
 
 def token_runs(path, probabilities):
-    """[(id, start, end, mean probability)] of the tokens of one path."""
+    """Return [(id, start, end, mean probability)] for the tokens of a path."""
     runs = []
     start = 0
     for word, run in itertools.groupby(path):
@@ -30,7 +30,7 @@ def softmax(logits):
 
 
 def peaked(paths, v, seed=0):
-    """Logits whose best path is the given one."""
+    """Return logits (b, t, v) whose best paths are `paths` (b, t)."""
     rng = np.random.default_rng(seed)
     paths = np.asarray(paths)
     return (rng.standard_normal((*paths.shape, v)) + 6.0 * np.eye(v)[paths]).astype(np.float32)
@@ -88,7 +88,7 @@ def test_bf16_logits_are_scored_in_float32():
 
 
 def best_alignment(logits, text):
-    """[(start, end, mean probability)] on the best path that collapses to `text`, or None."""
+    """Return [(start, end, mean probability)] on the best path with the text `text`, or None."""
     probabilities = softmax(logits)
     best, found = 0.0, None
     for path in itertools.product(range(logits.shape[1]), repeat=len(logits)):
@@ -102,7 +102,7 @@ def best_alignment(logits, text):
 
 @pytest.mark.parametrize("seed", range(3))
 def test_the_alignment_is_the_best_of_all_paths(seed):
-    # For five steps and for four: some texts cannot be spelled.
+    # The clips have five and four steps. Some texts need more, so they have no alignment.
     texts = [[], [2], [1, 1], [1, 2, 1], [2, 2, 2], [1, 2, 1, 2, 1]]
     ids = np.array([text + [0] * (5 - len(text)) for text in texts] * 2, np.int32)
     id_lengths = np.array([len(text) for text in texts] * 2)

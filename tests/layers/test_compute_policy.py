@@ -1,3 +1,5 @@
+"""The compute policy of a run, from its config."""
+
 import jax.numpy as jnp
 import pytest
 
