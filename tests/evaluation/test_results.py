@@ -1,4 +1,4 @@
-"""The results file: its format, and that it reads back as written."""
+"""The results file: its format, reading and writing, and errors."""
 
 import dataclasses
 import json
@@ -121,9 +121,10 @@ def test_a_failed_write_keeps_the_old_file(tmp_path):
     path = tmp_path / "results.json"
     results_file.write(some_results(), path)
     before = path.read_text()
-    bad = dataclasses.replace(some_results().predictions[0], hypotheses={"score": "x"})
+    # The name of this decoder is also a key of every prediction.
+    ambiguous = dataclasses.replace(some_results().predictions[0], hypotheses={"score": "x"})
     with pytest.raises(ResultsError, match="two values under 'score'"):
-        results_file.write(dataclasses.replace(some_results(), predictions=(bad,)), path)
+        results_file.write(dataclasses.replace(some_results(), predictions=(ambiguous,)), path)
     assert path.read_text() == before and len(list(tmp_path.iterdir())) == 1
 
 

@@ -1,4 +1,4 @@
-"""The HTML kit, parsed: nothing runs or loads, text stays text, each table scrolls."""
+"""The HTML of reports, parsed: no scripts or links, text without markup, tables that scroll."""
 
 import base64
 import io

@@ -1,4 +1,4 @@
-"""What a model takes from another one: whole layers, and the rows of shared tokens."""
+"""Parameters that a model copies from another one: complete layers, and rows of shared tokens."""
 
 import numpy as np
 import pytest
@@ -26,7 +26,7 @@ def shapes_of(config, vocabularies) -> dict:
 
 
 def source(vocabularies=None, **changes) -> SourceModel:
-    """A model whose numbers are all different."""
+    """Return a model with random parameters."""
     config = tiny_model.config(**changes)
     vocabularies = vocabularies or Vocabularies(OLD)
     rng = np.random.default_rng(0)
@@ -37,19 +37,20 @@ def source(vocabularies=None, **changes) -> SourceModel:
     return SourceModel("runs/old", "the weights of step 3", config, vocabularies, params)
 
 
-def plan(given: SourceModel, vocabularies=None, **changes):
+def plan(source_model: SourceModel, vocabularies=None, **changes):
+    """Return what a new model with these vocabularies and changes of the config copies."""
     config = tiny_model.config(**changes)
     vocabularies = vocabularies or Vocabularies(NEW)
-    return plan_transfer(given, config, vocabularies, shapes_of(config, vocabularies))
+    return plan_transfer(source_model, config, vocabularies, shapes_of(config, vocabularies))
 
 
 def test_all_parameters_but_the_vocabulary_are_copied_completely():
-    given = source()
-    found = plan(given)
+    params = source().params
+    found = plan(source())
     vocabulary = {"decoder/embedding", "ctc_head/out/kernel", "ctc_head/out/bias"}
     assert found.rows.keys() == vocabulary
-    assert found.whole.keys() == given.params.keys() - vocabulary
-    assert all(np.array_equal(found.whole[path], given.params[path]) for path in found.whole)
+    assert found.whole.keys() == params.keys() - vocabulary
+    assert all(np.array_equal(found.whole[path], params[path]) for path in found.whole)
     assert found.left == []
 
 
@@ -107,7 +108,7 @@ def test_a_layer_of_another_width_starts_from_random_values():
     found = plan(source(model__decoder__ff_dim=32))
     layer = "decoder/layers/0/feed_forward"
     assert not [path for path in found.whole if path.startswith(f"{layer}/expand")]
-    # The bias would fit; without its matrix it is worth nothing.
+    # The bias has the same shape, but it is not copied without its kernel.
     assert f"{layer}/contract/bias" not in found.whole
     assert f"{layer}_norm/scale" in found.whole
     shapes, keys = found.left
@@ -156,7 +157,6 @@ def test_a_backbone_that_hardly_fits_is_refused():
 
 
 def test_statistics_of_batch_norm_are_copied():
-    given = source(**tiny_model.MOBILENET)
-    found = plan(given, **tiny_model.MOBILENET)
+    found = plan(source(**tiny_model.MOBILENET), **tiny_model.MOBILENET)
     assert "encoder/backbone/stem/norm/var" in found.whole
     assert found.left == []
