@@ -147,7 +147,7 @@ def test_the_best_score_is_never_below_that_of_greedy(seed, sharpness, penalty):
 
 
 def test_a_pruned_greedy_path_is_restored():
-    """This test fails if pruning loses the greedy path of no clip, because it then checks nothing."""
+    """Search for clips whose greedy path is pruned; fail if there is none, as nothing is tested."""
     restored = 0
     for seed in range(12):
         source = Source(decoder(seed, sharpness=6.0), *ragged(4, seed))

@@ -132,7 +132,7 @@ def test_the_alignment_of_the_greedy_text_equals_that_of_greedy_ctc():
 def test_ids_equal_those_of_the_reference_system(request):
     path = request.config.rootpath.parent / "shared" / "reference" / "translator_small.npz"
     if not path.is_file():
-        pytest.skip("the reference numbers are not beside this checkout")
+        pytest.skip("the numbers of the reference system are not in ../shared")
     with np.load(path) as numbers:
         logits, expected = numbers["out/ctc_logits"], numbers["decode/ctc_greedy"]
     found = greedy_ctc(logits, np.full(len(logits), logits.shape[1]))

@@ -236,7 +236,7 @@ def test_a_run_that_validates_texts_calibrates_its_best_step(trained, tmp_path, 
     assert tiny_run.command(train.main, *flags) == 0
     found = calibration_of(workdir)
     assert found.step == load_model(workdir).step == steps
-    # The texts of beam search are ranked by the lexicon, so they have a scale of their own.
+    # The lexicon ranks the texts of beam search, so they have their own scale.
     assert list(found.decoders) == ["greedy", "ctc", "beam"]
     assert found.lexicon == lexicon
     assert found.clips == len(open_dataset(trained.data_dir, "video_folder").split("validation"))

@@ -1,4 +1,4 @@
-"""Commands as processes in unusual environments: pipes, containers, names that are not printable."""
+"""Commands as processes in unusual environments: pipes, containers, unprintable names."""
 
 import json
 import os

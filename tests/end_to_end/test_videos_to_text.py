@@ -74,7 +74,7 @@ def test_scores_equal_those_of_the_written_predictions(evaluated):
         assert "case:lc" in entry["signature"]
 
 
-def test_the_report_beside_the_predictions_shows_clips(evaluated):
+def test_the_report_next_to_the_predictions_shows_clips(evaluated):
     _, output = evaluated
     page = output.with_suffix(".html").read_text(encoding="utf-8")
     assert "clip16" in page and "data:image/" in page

@@ -167,7 +167,8 @@ def test_a_workdir_without_a_checkpoint_is_exit_2(trained, tmp_path, capfd):
     workdir = shutil.copytree(
         trained.workdir, tmp_path / "run", ignore=shutil.ignore_patterns("checkpoints")
     )
-    assert "no checkpoint" in usage_error(capfd, translate.main, trained.video(0), f"--workdir={workdir}")
+    message = usage_error(capfd, translate.main, trained.video(0), f"--workdir={workdir}")
+    assert "no checkpoint" in message
 
 
 @pytest.mark.parametrize(

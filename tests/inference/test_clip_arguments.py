@@ -28,7 +28,7 @@ class TensorOnAnotherDevice:
 
 
 @pytest.mark.parametrize(
-    "given",
+    "clip",
     [
         b"video",
         bytearray(b"video"),
@@ -37,20 +37,20 @@ class TensorOnAnotherDevice:
         io.BytesIO(b"video"),
     ],
 )
-def test_every_kind_of_bytes_becomes_bytes(given):
-    assert checked_clip(given) == b"video"
+def test_every_kind_of_bytes_becomes_bytes(clip):
+    assert checked_clip(clip) == b"video"
 
 
 @pytest.mark.parametrize(
-    "given",
+    "clip",
     [FRAMES, jnp.asarray(FRAMES), memoryview(FRAMES), list(FRAMES), tuple(jnp.asarray(FRAMES))],
 )
-def test_every_kind_of_frames_becomes_an_array(given):
-    np.testing.assert_array_equal(checked_clip(given), FRAMES)
+def test_every_kind_of_frames_becomes_an_array(clip):
+    np.testing.assert_array_equal(checked_clip(clip), FRAMES)
 
 
 @pytest.mark.parametrize(
-    ("given", "message"),
+    ("clip", "message"),
     [
         (None, "NoneType"),
         (5, "int"),
@@ -67,9 +67,9 @@ def test_every_kind_of_frames_becomes_an_array(given):
         (TensorOnAnotherDevice(), "TensorOnAnotherDevice"),
     ],
 )
-def test_an_invalid_clip_is_refused_with_its_type(given, message):
+def test_an_invalid_clip_is_refused_with_its_type(clip, message):
     with pytest.raises(ClipError, match=message) as refused:
-        checked_clip(given)
+        checked_clip(clip)
     assert "allowed" in str(refused.value) or "open it with" in str(refused.value)
 
 
@@ -114,10 +114,10 @@ def test_every_kind_of_integer_is_a_seed():
     assert [checked_seed(seed) for seed in (0, 2**32 - 1, np.uint32(7))] == [0, 2**32 - 1, 7]
 
 
-@pytest.mark.parametrize("given", [None, True, 1.5, b"video", bytearray(b"video")])
-def test_an_invalid_source_of_a_stream_is_refused_at_once(given):
-    with pytest.raises(SourceError, match=f"{type(given).__name__}; allowed: a camera"):
-        checked_source(given)
+@pytest.mark.parametrize("source", [None, True, 1.5, b"video", bytearray(b"video")])
+def test_an_invalid_source_of_a_stream_is_refused_at_once(source):
+    with pytest.raises(SourceError, match=f"{type(source).__name__}; allowed: a camera"):
+        checked_source(source)
 
 
 def test_paths_cameras_and_frames_are_streams():

@@ -29,7 +29,7 @@ CLIPS = 8
 
 
 def drawn_batch() -> tuple[dict[str, np.ndarray], list[str], Tokenizer]:
-    """Return a training batch of eight drawn clips, half of them at rest, its texts, a tokenizer."""
+    """Return (a training batch of eight drawn clips, their texts, a tokenizer); half are rest."""
     options = Options(size=16, rest_fraction=0.5)
     signed, resting = [], []  # (index, text) of the first clips of each kind
     for index in range(200):

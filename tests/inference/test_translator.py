@@ -416,8 +416,8 @@ def test_every_kind_of_clip_is_translated_like_the_file(translator, trained):
     video = read_video(path)
     content = path.read_bytes()
     by_path = translator.translate(path)
-    for given in (bytearray(content), memoryview(content), io.BytesIO(content)):
-        assert translator.translate(given) == by_path
+    for source in (bytearray(content), memoryview(content), io.BytesIO(content)):
+        assert translator.translate(source) == by_path
     list_of_frames = list(video.frames)
     assert translator.translate(list_of_frames, fps=video.fps) == by_path
     two_clips = translator.translate([list_of_frames, path], fps=video.fps)

@@ -108,7 +108,7 @@ def test_a_block_in_bfloat16_has_the_gradients_of_float32():
 
 
 def test_a_block_in_bfloat16_keeps_no_float32_activation():
-    """Only the norms keep float32, one number for each row; other arrays have two bytes a number."""
+    """Only the norms keep float32, one number for each row; all other arrays are bfloat16."""
     block = make_block(jnp.bfloat16)
     x = normal(0, 2, 6, WIDTH, dtype=jnp.bfloat16)
     policy = jax.checkpoint_policies.save_only_these_names("normalized", "projected", "hidden")

@@ -1,4 +1,4 @@
-"""Crops of the hands: their pixels, the features of missing parts, and the losses that train them."""
+"""Crops of the hands: their pixels, the features of missing parts, and their training."""
 
 import jax
 import jax.numpy as jnp

@@ -23,8 +23,8 @@ from signvit_jax.models.zoom import Square, whole_image
 def signing(seed, clips, frames=4, moves=True):
     """Return (video, positions) of two light hands that move on arms in front of a wall.
 
-    Positions are (y, x) as fractions of the image, (clips, frames, hands, 2). The wall has pictures.
-    The arms move as much as the hands, over a larger area.
+    Positions are (y, x) as fractions of the image, (clips, frames, hands, 2). The wall is covered
+    with pictures. The arms move as much as the hands, over a larger area.
     """
     rng = np.random.default_rng(seed)
     video = np.zeros((clips, frames, INPUT_SIZE, INPUT_SIZE, 3), np.float32)

@@ -111,8 +111,8 @@ def test_an_impossible_alignment_is_counted_and_adds_nothing(params):
     batch = tiny_model.batch()
     batch["frame_lengths"][0] = 1
     batch["tokens"][0], batch["token_lengths"][0] = [1, 5, 6, 2, 0, 0], 4
-    alone = dict(batch, weights=np.array([1, 0, 0, 0], np.float32))
-    gradients, parts = gradient(params, alone, LossCounts(jnp.ones(()), jnp.ones(())))
+    first_clip = dict(batch, weights=np.array([1, 0, 0, 0], np.float32))
+    gradients, parts = gradient(params, first_clip, LossCounts(jnp.ones(()), jnp.ones(())))
     assert float(parts.metrics["ctc_impossible"]) == 1.0
     assert float(parts.metrics["ctc"]) == 0.0
     assert all(float(jnp.abs(leaf).max()) == 0 for leaf in jax.tree.leaves(gradients["ctc_head"]))
@@ -217,7 +217,8 @@ def test_the_flat_start_of_a_clip_of_rest_is_all_blank(target):
 def test_a_clip_of_rest_weighs_as_much_as_one_label(target):
     """With uniform outputs, the loss of every step is the log of the vocabulary's size."""
     uniform = jnp.zeros((4, 60, tiny_model.VOCABULARY))
-    batch = with_rest(tiny_model.batch(), 2, target) | {"weights": np.array([0, 0, 1, 0], np.float32)}
+    batch = with_rest(tiny_model.batch(), 2, target)
+    batch["weights"] = np.array([0, 0, 1, 0], np.float32)
     batch = jax.tree.map(jnp.asarray, batch)
     for steps in (60, 5):
         outputs = Outputs(None, None, uniform, jnp.full(4, steps))

@@ -182,7 +182,7 @@ def test_a_backbone_frozen_again_starts_from_zero_moments():
 
 
 def test_bfloat16_moments_converge_like_float32_moments():
-    """Stochastic rounding is needed: rounded to nearest, second moments would stop growing early."""
+    """With rounding to the nearest number, small second moments would stop growing too early."""
     float32_optimizer, bfloat16_optimizer = (
         make_optimizer(tiny_model.config(training__adam_moments=kind).training, 4000)
         for kind in ("float32", "bfloat16")

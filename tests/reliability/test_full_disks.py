@@ -14,7 +14,7 @@ from tests.helpers.reliability_runs import SAVED, TOTAL, assert_same_run, can_mo
 
 pytestmark = pytest.mark.skipif(
     not can_mount(),
-    reason="this machine lets no process mount file systems of its own (unshare -Urm)",
+    reason="this machine does not let processes mount file systems (unshare -Urm)",
 )
 
 

@@ -69,7 +69,7 @@ def test_a_killed_reading_process_ends_the_run_and_none_is_left(run, undisturbed
 
 @pytest.mark.skipif(
     not can_mount(),
-    reason="this machine lets no process mount file systems of its own (unshare -Urm)",
+    reason="this machine does not let processes mount file systems (unshare -Urm)",
 )
 def test_too_little_shared_memory_is_an_error_not_a_hang(run):
     small_shm = [["-t", "tmpfs", "-o", "size=64k", "none", "/dev/shm"]]

@@ -72,7 +72,7 @@ def test_a_flag_that_resembles_no_other_gets_no_suggestion(capsys):
     assert message.endswith("values of the config are set as --config.group.key=value")
 
 
-def test_help_is_shown_beside_a_misspelled_flag(capsys):
+def test_help_is_shown_despite_a_misspelled_flag(capsys):
     assert tiny_run.command(eval_command.main, "--wrong", "--help") == 0
     assert "usage:" in capsys.readouterr().out
 

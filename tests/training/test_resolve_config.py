@@ -76,15 +76,15 @@ def test_a_resumed_run_keeps_the_epsilon_of_its_first_start(workdir):
 @pytest.mark.parametrize("address", ["hf://a/b", "hf://a/b/", "hf://a/b@main"])
 def test_a_resumed_run_keeps_the_model_commit_of_its_first_start(workdir, address):
     earlier = with_init_from(Config(), f"hf://a/b@{'1' * 40}")
-    given = with_init_from(Config(), address)
-    assert inherit_resolved_values(given, earlier, workdir) == earlier
+    now = with_init_from(Config(), address)
+    assert inherit_resolved_values(now, earlier, workdir) == earlier
 
 
 @pytest.mark.parametrize("other", ["hf://a/c", f"hf://a/b@{'2' * 40}", "runs/b"])
 def test_a_changed_source_of_the_weights_is_logged(workdir, caplog, other):
     earlier = with_init_from(Config(), f"hf://a/b@{'1' * 40}")
-    given = with_init_from(Config(), other)
-    assert inherit_resolved_values(given, earlier, workdir).model.init_from == other
+    now = with_init_from(Config(), other)
+    assert inherit_resolved_values(now, earlier, workdir).model.init_from == other
     assert f"config.model.init_from is now {other!r}" in caplog.text
 
 

@@ -1,4 +1,4 @@
-"""The weights of the reference system: conversion in both directions, and tensors that do not fit."""
+"""The weights of the reference system: their conversion, and tensors that do not fit."""
 
 from pathlib import Path
 
