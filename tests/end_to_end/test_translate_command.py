@@ -230,7 +230,9 @@ def test_an_unwritable_folder_is_exit_2_before_the_model_loads(trained, tmp_path
     assert f"{output} cannot be written" in capfd.readouterr().err
 
 
-def test_a_full_disk_is_reported_in_one_line_with_the_count_of_files(trained, tmp_path, capfd, monkeypatch):
+def test_a_full_disk_is_reported_in_one_line_with_the_count_of_files(
+    trained, tmp_path, capfd, monkeypatch
+):
     from signvit_jax.cli import caption_files
 
     write_atomically = caption_files.write_atomically

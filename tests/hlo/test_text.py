@@ -34,9 +34,7 @@ ENTRY %main (a: f32[4]) -> (s32[], f32[4]) {
 def runs_of(program, operation):
     """Return how often each instruction with this operation runs."""
     return [
-        runs
-        for runs, _, instruction in program.executed()
-        if instruction.operation == operation
+        runs for runs, _, instruction in program.executed() if instruction.operation == operation
     ]
 
 

@@ -48,9 +48,7 @@ def test_beam_search_uses_the_mean_of_the_probabilities():
 def test_sampling_uses_the_mean_of_the_probabilities():
     found = sample(ensemble(), jax.random.key(0), options())
     tokens = sentence(found.tokens[0])
-    expected = [
-        slow_log_probs(ensemble(), 0, tokens[:n])[tokens[n]] for n in range(1, len(tokens))
-    ]
+    expected = [slow_log_probs(ensemble(), 0, tokens[:n])[tokens[n]] for n in range(1, len(tokens))]
     np.testing.assert_allclose(found.token_log_probs[0, 1 : len(tokens)], expected, atol=1e-5)
 
 

@@ -101,9 +101,7 @@ def test_padding_rows_change_nothing(params):
     batch["weights"][2:] = 0
     other = dict(batch, video=batch["video"].copy(), tokens=batch["tokens"].copy())
     other["video"][2:], other["tokens"][2:, 1] = 255, 7
-    expected, found = (
-        gradient(params, each, loss_denominators(each)) for each in (batch, other)
-    )
+    expected, found = (gradient(params, each, loss_denominators(each)) for each in (batch, other))
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-6), expected, found)
 
 

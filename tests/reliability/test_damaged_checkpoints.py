@@ -14,7 +14,7 @@ pytestmark = pytest.mark.long
 
 @pytest.fixture
 def damaged(run, undisturbed):
-    """A finished run with a flipped bit in its newest checkpoint and foreign files in its folder."""
+    """A finished run with a flipped bit in its newest checkpoint, and with foreign files."""
     shutil.copytree(undisturbed.workdir, run.workdir)
     shutil.copy(undisturbed.trace, run.trace)
     checkpoints = run.workdir / "checkpoints"

@@ -51,7 +51,9 @@ def test_a_command_continues_when_its_reader_leaves(tmp_path):
 
 
 def test_a_command_continues_when_the_reader_of_both_streams_leaves(tmp_path):
-    result = python(PRINT_LINES, tmp_path / "done", shell="{} 2>&1 | head -c 1; exit ${{PIPESTATUS[0]}}")
+    result = python(
+        PRINT_LINES, tmp_path / "done", shell="{} 2>&1 | head -c 1; exit ${{PIPESTATUS[0]}}"
+    )
     assert (result.returncode, result.stdout, result.stderr) == (3, b"t", b"")
     assert (tmp_path / "done").read_text() == "all done"
 
