@@ -1,3 +1,5 @@
+"""MobileNetV3 and its layers: BatchNorm, depthwise convolutions, and outputs of the stages."""
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -138,7 +140,7 @@ def test_full_size_has_the_published_number_of_parameters():
     assert spec.blocks[-1].outputs == 160
 
 
-def test_intermediates_are_the_stages_by_name():
+def test_intermediates_are_the_outputs_of_the_stages():
     model = abstract_model(tiny_model.config(**tiny_model.MOBILENET), tiny_model.VOCABULARY)
     found = jax.eval_shape(
         lambda backbone: backbone.intermediates(jnp.zeros((2, 16, 16, 3))), model.encoder.backbone

@@ -1,4 +1,4 @@
-"""Token merging against the algorithm written out, and against attention over unmerged tokens."""
+"""Token merging, compared with the algorithm in a loop and with attention over unmerged tokens."""
 
 import jax
 import jax.numpy as jnp
@@ -14,10 +14,10 @@ from signvit_jax.layers.attention import attend
 
 
 def slow_merge(x, sizes, metric, count):
-    """One image: sorted (size, *token) of the remaining tokens.
+    """Return the sorted (size, *token) of the tokens that remain of one image.
 
-    The best pair of each token at an even position is found, and the best pairs are merged one
-    after the other.
+    Each token at an even position, except the first, is paired with the most similar token at an
+    odd position. The `count` most similar pairs are merged, one after the other.
     """
     unit = metric / np.linalg.norm(metric, axis=-1, keepdims=True)
     odd = range(1, len(x), 2)
@@ -30,7 +30,7 @@ def slow_merge(x, sizes, metric, count):
 
 
 @pytest.mark.parametrize(("tokens", "count"), [(9, 3), (10, 2), (9, 99), (2, 1), (9, 0)])
-def test_merging_is_the_bipartite_matching_written_out(tokens, count):
+def test_merging_equals_the_bipartite_matching_in_a_loop(tokens, count):
     rng = np.random.default_rng(tokens)
     x = rng.standard_normal((2, tokens, 3)).astype(np.float32)
     metric = rng.standard_normal((2, tokens, 4)).astype(np.float32)
@@ -45,10 +45,8 @@ def test_merging_is_the_bipartite_matching_written_out(tokens, count):
         np.testing.assert_allclose(found, expected, atol=1e-5)
     np.testing.assert_array_equal(merged[:, 0], x[:, 0])
     np.testing.assert_allclose(new_sizes.sum(1), sizes.sum(1))
-    means = [
-        mean_of_merged(*map(jnp.asarray, given)) for given in ((merged, new_sizes), (x, sizes))
-    ]
-    np.testing.assert_allclose(*means, atol=1e-5)
+    mean_before = mean_of_merged(jnp.asarray(x), jnp.asarray(sizes))
+    np.testing.assert_allclose(mean_of_merged(merged, new_sizes), mean_before, atol=1e-5)
 
 
 def test_attention_weights_a_token_by_its_size():

@@ -1,4 +1,4 @@
-"""Options that make the ViT cheaper. Each of them, switched off, changes nothing."""
+"""Options that make the ViT cheaper. An option that is off changes nothing."""
 
 import jax
 import jax.numpy as jnp
@@ -17,7 +17,7 @@ NO_DROPOUT = {"dropout": 0.0, "attention_dropout": 0.0}
 
 
 def abstract_vit(half=False, **options):
-    """The ViT alone, with shapes in place of arrays."""
+    """Return a ViT with shapes in place of arrays."""
     tiny = tiny_model.config(
         training__use_amp=half,
         **{f"model__encoder__{name}": value for name, value in options.items()},
@@ -53,7 +53,7 @@ def features(vit, images, rng=None):
 
 
 def test_chunks_change_no_value_and_no_gradient(weights):
-    """Five frames in chunks of two: the last chunk is padded."""
+    """There are five frames in chunks of two, so that the last chunk is padded."""
 
     def loss(vit):
         return jnp.sum(vit(images(), rng=jax.random.key(1)).features ** 2)
@@ -68,7 +68,7 @@ def test_chunks_change_no_value_and_no_gradient(weights):
 
 @pytest.mark.parametrize("options", [{}, {"patch_drop": 0.3}], ids=["all", "patches_dropped"])
 def test_padding_all_layers_once_changes_no_gradient(weights, monkeypatch, options):
-    """As for fused attention on a GPU: 17 tokens, in bfloat16, become 18."""
+    """Fused attention on a GPU needs an even number of tokens, so an odd number is padded."""
 
     def value_and_gradients(pads):
         monkeypatch.setattr(DenseViT, "_needs_even_length", lambda self: pads)
@@ -81,13 +81,13 @@ def test_padding_all_layers_once_changes_no_gradient(weights, monkeypatch, optio
         return jax.jit(jax.value_and_grad(loss))(weights)
 
     padded, plain = value_and_gradients(True), value_and_gradients(False)
-    for ours, wanted in zip(jax.tree.leaves(padded), jax.tree.leaves(plain), strict=True):
-        np.testing.assert_allclose(ours, wanted, atol=0.02 * float(jnp.abs(wanted).max()))
+    for ours, expected in zip(jax.tree.leaves(padded), jax.tree.leaves(plain), strict=True):
+        np.testing.assert_allclose(ours, expected, atol=0.02 * float(jnp.abs(expected).max()))
 
 
 @pytest.mark.long
 def test_memory_with_chunks_does_not_grow_with_the_frames():
-    """Only one chunk at a time is float; the rest of 96 frames is bytes and one feature each."""
+    """Only the frames of one chunk are floats; all frames are kept as bytes and as features."""
 
     def temporary_bytes(frames, size):
         vit = abstract_vit(patch_size=2, frames_per_chunk=size)
@@ -159,7 +159,10 @@ def test_attention_pooling_weights_merged_tokens_by_their_sizes():
 
 
 def test_merging_equal_tokens_changes_nothing(weights):
-    """One block, and images whose right half equals the left one, at equal positions."""
+    """In images whose halves are equal, with equal positions, tokens of both halves are equal.
+
+    The model has only one block.
+    """
     left = images()[:, :, :8]
     symmetric = jnp.concatenate([left, left], axis=2)
     plain, merging = (
@@ -192,18 +195,18 @@ def test_the_rbg_generator_changes_nothing_in_evaluation(weights, rbg_vit):
 
 
 def test_rbg_dropout_has_its_rate_and_differs_by_layer(rbg_vit):
-    """In two blocks that only add one, with dropout, equal masks would give 0 and 4 only."""
+    """The two blocks add one, with dropout. With equal masks, outputs would be only 0 and 4."""
     state = jax.tree.map(jnp.zeros_like, nnx.state(rbg_vit.blocks))
     state.feed_forward.contract.bias[...] = jnp.ones_like(state.feed_forward.contract.bias[...])
     nnx.update(rbg_vit.blocks, state)
     run = jax.jit(lambda vit, rng: vit.run_blocks(jnp.zeros((40, 5, 16)), rng))
     rng = jax.random.wrap_key_data(jnp.arange(4, dtype=jnp.uint32), impl="rbg")
     values, counts = np.unique(np.asarray(run(rbg_vit, rng)), return_counts=True)
-    assert values.tolist() == [0.0, 2.0, 4.0]  # kept in neither, one or both of the two layers
+    assert values.tolist() == [0.0, 2.0, 4.0]  # kept in no layer, in one layer, in both
     np.testing.assert_allclose(counts / counts.sum(), [0.25, 0.5, 0.25], atol=0.05)
 
 
-def test_rbg_dropout_depends_on_the_key_alone(rbg_vit):
+def test_rbg_dropout_depends_only_on_the_key(rbg_vit):
     once, again, other = (
         np.asarray(features(rbg_vit, images(), jax.random.key(seed))) for seed in (1, 1, 2)
     )
@@ -222,7 +225,7 @@ def test_intermediates_lead_to_the_features(weights):
 
 
 @pytest.mark.parametrize("options", [{"patch_drop": 0.5}, {"token_merge": 1}], ids=str)
-def test_pooling_of_all_tokens_refuses_options_that_remove_some(options):
+def test_concat_pooling_refuses_options_that_remove_tokens(options):
     with pytest.raises(ConfigError, match="frame_pooling is 'concat'"):
         tiny_model.config(
             model__encoder__frame_pooling="concat",

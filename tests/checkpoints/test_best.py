@@ -6,6 +6,7 @@ from signvit_jax.checkpoints.best import HIGHER_IS_BETTER, PERFECT, BestSoFar
 
 
 def after(metric, *values):
+    """Return the best epoch after epochs with these values of the metric."""
     best = BestSoFar(metric)
     for epoch, value in enumerate(values, start=1):
         best.update(value, epoch)
@@ -21,7 +22,7 @@ def test_a_non_finite_result_is_never_the_best():
     ("metric", "values"),
     [("bleu4", (0.0, 0.0, 0.0)), ("chrf", (7.0, 7.0, 5.0)), ("wer", (1.0, 2.0, 1.0))],
 )
-def test_of_equal_results_the_later_is_the_best(metric, values):
+def test_the_later_of_equal_results_is_the_best(metric, values):
     best = after(metric, *values)
     last = max(epoch for epoch, value in enumerate(values, start=1) if value == values[0])
     assert (best.value, best.epoch) == (values[0], last)

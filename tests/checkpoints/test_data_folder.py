@@ -1,4 +1,4 @@
-"""A run finds its data set again, from any working directory and after a move."""
+"""The data folder of a run, which is found from any working directory and after a move."""
 
 import json
 import shutil
@@ -29,7 +29,7 @@ def data_dir_of(workdir: Path) -> str:
 
 
 def set_data_dir(workdir: Path, data_dir: str) -> None:
-    """Write the path as earlier releases did: as the user typed it."""
+    """Write a path that may be relative into config.json, as earlier releases did."""
     values = json.loads((workdir / "config.json").read_text())
     values["data"]["data_dir"] = data_dir
     (workdir / "config.json").write_text(json.dumps(values))
@@ -60,22 +60,24 @@ def test_training_records_an_absolute_data_dir(trained, project, monkeypatch, ca
     assert len(results["predictions"]) == tiny_run.CLIPS["test"]
 
 
-@pytest.mark.parametrize("kept", ["data", "../project/data", "/a/folder/that/was/moved/data"])
-def test_a_moved_data_set_is_found_near_the_workdir(project, monkeypatch, tmp_path, caplog, kept):
+@pytest.mark.parametrize("recorded", ["data", "../project/data", "/a/folder/that/was/moved/data"])
+def test_a_moved_data_set_is_found_near_the_workdir(
+    project, monkeypatch, tmp_path, caplog, recorded
+):
     workdir = project / "runs" / "mine"
-    set_data_dir(workdir, kept)
+    set_data_dir(workdir, recorded)
     monkeypatch.chdir(tmp_path)
     assert tiny_run.command(evaluation.main, f"--workdir={workdir}", "--decode=greedy") == 0
     assert (workdir / "eval" / "test.json").is_file()
-    assert str(project) in caplog.text  # the folder that is used is reported
+    assert str(project) in caplog.text  # the log names the folder in use
 
 
-def export_that_calibrates(argv):
+def export_with_calibration(argv):
     return export.main([*argv, "--format=int8", "--quantize=weights_and_inputs", "--output=out"])
 
 
-@pytest.mark.parametrize("command", [evaluation.main, export_that_calibrates])
-def test_a_missing_data_set_is_not_advised_to_be_built(
+@pytest.mark.parametrize("command", [evaluation.main, export_with_calibration])
+def test_the_error_of_a_missing_data_set_does_not_advise_a_build(
     project, monkeypatch, tmp_path, capfd, command
 ):
     workdir = project / "runs" / "mine"
@@ -103,11 +105,16 @@ def test_the_error_of_a_resumed_run_names_its_data_set(
     assert "--config.data.data_dir=DIR" in shown and "tfds_builders.build" not in shown
 
 
-def test_given_values_win_over_those_of_the_run(tmp_path):
+def test_given_values_replace_those_of_the_run(tmp_path):
     (tmp_path / "data" / "toy").mkdir(parents=True)
     workdir = Workdir(tmp_path / "run")
     assert with_data_of_run(config_of("data"), workdir).data.data_dir == str(tmp_path / "data")
     given = with_data_of_run(config_of("data"), workdir, data_dir="/no/such", name="other").data
     assert (given.data_dir, given.name) == ("/no/such", "other")
-    there = config_of(tmp_path / "data")
-    assert find_data_dir(there, Workdir(Path("/"))) == there == with_absolute_data_dir(there)
+
+
+def test_an_existing_absolute_data_dir_is_not_changed(tmp_path):
+    (tmp_path / "data" / "toy").mkdir(parents=True)
+    config = config_of(tmp_path / "data")
+    assert find_data_dir(config, Workdir(Path("/"))) == config
+    assert with_absolute_data_dir(config) == config

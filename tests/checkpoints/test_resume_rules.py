@@ -1,4 +1,4 @@
-"""What a resumed run may change, and what it must not."""
+"""Config keys that a resumed run may change, and keys that it must not change."""
 
 import dataclasses
 
@@ -33,7 +33,7 @@ def test_a_resumed_run_may_change_rates_and_epochs():
 
 
 def test_the_list_of_keys_that_are_fixed_on_resume():
-    """Each key alone is refused, so that none can be dropped from the list in resume_rules.py."""
+    """Each key is changed alone, so that this test fails if resume_rules.py loses a key."""
     fixed = {
         "data.resize_mode": "crop",
         "data.frame_buckets": [32, 64],
@@ -54,7 +54,7 @@ def test_the_list_of_keys_that_are_fixed_on_resume():
     for key, value in fixed.items():
         group, name = key.split(".")
         old = before[group][name]
-        # Not from_mapping, which checks values against each other: one key changes.
+        # Only one key may change; from_mapping would check it against the other keys.
         section = dataclasses.replace(getattr(Config(), group), **{name: value})
         new = dataclasses.replace(Config(), **{group: section})
         assert new != Config(), f"{key}: {old!r} is the default; the test needs another value"

@@ -1,4 +1,4 @@
-"""Checkpoints are complete or absent, and damage is found before it is used."""
+"""Checkpoints are complete or absent, and damaged ones are detected before use."""
 
 import errno
 import json
@@ -64,7 +64,7 @@ def state_of(step, width=6):
 
 
 def abstract(tree):
-    """Return the tree's shapes, on one device."""
+    """Return the shapes and types of a tree's arrays, placed on one device."""
     sharding = jax.sharding.SingleDeviceSharding(jax.devices()[0])
     return jax.tree.map(
         lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), tree
@@ -78,16 +78,16 @@ def iterator():
     return iter(grain.MapDataset.range(1000).shuffle(seed=3).to_iter_dataset())
 
 
-def save_steps(folder, steps, *, keep_last=10, scores=None):
-    """Save checkpoints with the given steps and losses; return the folder."""
-    with_scores = dict(zip(steps, scores)) if scores else {}
+def save_steps(folder, steps, *, keep_last=10, losses=None):
+    """Save checkpoints with the given steps and validation losses; return the folder."""
+    loss_of_step = dict(zip(steps, losses)) if losses else {}
     store = CheckpointStore(folder, keep_last)
     for step in steps:
         store.save(
             step,
             *state_of(step),
             {"epoch": step},
-            metrics={"loss": with_scores[step]} if step in with_scores else None,
+            metrics={"loss": loss_of_step[step]} if step in loss_of_step else None,
         )
     store.close()
     return folder
@@ -102,7 +102,7 @@ def assert_same(a, b):
 
 @pytest.fixture(scope="module")
 def two_steps(tmp_path_factory):
-    """A folder with steps 1 and 2, with data positions and averages. Copy it before changing it."""
+    """Checkpoints of steps 1 and 2, with data positions and averages. Copy before changing them."""
     folder = tmp_path_factory.mktemp("two") / "checkpoints"
     store = CheckpointStore(folder, 10)
     data = iterator()
@@ -126,9 +126,9 @@ def folder(two_steps, tmp_path):
 
 
 def test_a_restored_state_and_data_position_are_bit_exact(two_steps):
-    straight, resumed = iterator(), iterator()
+    uninterrupted, resumed = iterator(), iterator()
     for _ in range(2):
-        next(straight)
+        next(uninterrupted)
     restored = CheckpointStore(two_steps).restore(*TARGETS, ema=TARGETS[0], data_iterator=resumed)
     assert restored.step == 2
     assert restored.meta == {"epoch": 2, "note": "ü"}
@@ -137,7 +137,7 @@ def test_a_restored_state_and_data_position_are_bit_exact(two_steps):
     assert_same(restored.params, params)
     assert_same(restored.opt_state, opt_state)
     assert_same(restored.ema, params_of(102))
-    assert [next(resumed) for _ in range(5)] == [next(straight) for _ in range(5)]
+    assert [next(resumed) for _ in range(5)] == [next(uninterrupted) for _ in range(5)]
 
 
 def test_parameters_are_read_without_the_optimizer(two_steps):
@@ -159,7 +159,7 @@ def test_reading_changes_nothing_in_the_folder(folder):
 
 
 def test_a_step_during_a_save_does_not_change_the_checkpoint(tmp_path):
-    # Donated buffers are overwritten in place while Orbax still writes.
+    # A step overwrites donated buffers in place, while Orbax may still write the checkpoint.
     params = {str(i): jnp.full((500, 1000), float(i)) for i in range(8)}
     step = jax.jit(lambda tree: jax.tree.map(lambda x: x + 1, tree), donate_argnums=0)
     store = CheckpointStore(tmp_path / "checkpoints")
@@ -178,7 +178,7 @@ def test_the_last_n_and_the_best_are_kept(tmp_path):
         tmp_path / "c",
         [1, 2, 3, 4, 5, 6],
         keep_last=2,
-        scores=[5.0, 1.0, 3.0, float("nan"), 4.0, 2.0],
+        losses=[5.0, 1.0, 3.0, float("nan"), 4.0, 2.0],
     )
     assert CheckpointReader(folder).steps() == [2, 5, 6]
     assert CheckpointReader(folder).best_step() == 2  # NaN is never best
@@ -187,9 +187,9 @@ def test_the_last_n_and_the_best_are_kept(tmp_path):
 
 
 @pytest.mark.parametrize("higher_is_better", [False, True])
-def test_of_equal_checkpoints_the_later_is_the_best(tmp_path, higher_is_better):
+def test_the_later_of_equal_checkpoints_is_the_best(tmp_path, higher_is_better):
     folder = save_steps(
-        tmp_path / "c", [1, 2, 3, 4], keep_last=4, scores=[0.0, 0.0, 0.0, float("nan")]
+        tmp_path / "c", [1, 2, 3, 4], keep_last=4, losses=[0.0, 0.0, 0.0, float("nan")]
     )
     reader = CheckpointReader(folder, higher_is_better=higher_is_better)
     assert reader.best_step() == reader.restore_params("best").step == 3
@@ -197,10 +197,10 @@ def test_of_equal_checkpoints_the_later_is_the_best(tmp_path, higher_is_better):
 
 def test_the_best_checkpoint_survives_a_restart(tmp_path):
     folder = tmp_path / "c"
-    save_steps(folder, [1, 2], keep_last=1, scores=[1.0, 2.0])
-    save_steps(folder, [3, 4], keep_last=1, scores=[3.0, 0.5])
+    save_steps(folder, [1, 2], keep_last=1, losses=[1.0, 2.0])
+    save_steps(folder, [3, 4], keep_last=1, losses=[3.0, 0.5])
     assert CheckpointReader(folder).steps() == [4]
-    save_steps(folder, [5, 6], keep_last=1, scores=[0.7, 0.8])
+    save_steps(folder, [5, 6], keep_last=1, losses=[0.7, 0.8])
     assert CheckpointReader(folder).steps() == [4, 6]
     assert CheckpointReader(folder).restore_params("best").step == 4
     assert CheckpointReader(folder).restore_params("last").step == 6
@@ -211,18 +211,18 @@ def test_older_steps_are_deleted_only_when_the_new_one_is_final(tmp_path, monkey
     seen = []
     original = manifest.write_manifest
 
-    def look(step_folder):
+    def write_manifest(step_folder):
         seen.append((step_folder.name, CheckpointReader(folder).steps()))
         original(step_folder)
 
-    monkeypatch.setattr("signvit_jax.checkpoints.store.write_manifest", look)
+    monkeypatch.setattr("signvit_jax.checkpoints.store.write_manifest", write_manifest)
     save_steps(folder, [2], keep_last=1)
     # Just before the rename: step 2 has its temporary name and no manifest, and step 1 exists.
     assert seen == [("2.orbax-checkpoint-tmp", [1])]
     assert CheckpointReader(folder).steps() == [2]
 
 
-NOT_NEEDED = ("2/_CHECKPOINT_METADATA", "2/commit_success.txt")
+NOT_NEEDED = ("2/_CHECKPOINT_METADATA", "2/commit_success.txt")  # files of step 2
 
 
 def truncate(path):
@@ -230,14 +230,15 @@ def truncate(path):
 
 
 def largest_file(folder):
-    return max(folder.rglob("*"), key=lambda path: path.stat().st_size * path.is_file())
+    files = [path for path in folder.rglob("*") if path.is_file()]
+    return max(files, key=lambda path: path.stat().st_size)
 
 
-def zero(path):
+def fill_with_zeros(path):
     path.write_bytes(bytes(path.stat().st_size))
 
 
-def flip(path):
+def flip_bit(path):
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 0x10
     path.write_bytes(content)
@@ -245,8 +246,8 @@ def flip(path):
 
 DAMAGES = [
     pytest.param(truncate, id="truncated", marks=pytest.mark.long),
-    pytest.param(zero, id="zeroed", marks=pytest.mark.long),
-    pytest.param(flip, id="one_bit_flipped"),
+    pytest.param(fill_with_zeros, id="zeroed", marks=pytest.mark.long),
+    pytest.param(flip_bit, id="one_bit_flipped"),
     pytest.param(Path.unlink, id="deleted", marks=pytest.mark.long),
 ]
 
@@ -255,7 +256,7 @@ DAMAGES = [
 def test_any_damaged_file_is_found_or_does_not_matter(two_steps, tmp_path, caplog, damage):
     files = sorted(p.relative_to(two_steps) for p in (two_steps / "2").rglob("*") if p.is_file())
     assert len(files) > 20
-    wanted = {step: (*state_of(step), params_of(100 + step)) for step in (1, 2)}
+    saved = {step: (*state_of(step), params_of(100 + step)) for step in (1, 2)}
     for number, name in enumerate(files):
         folder = Path(shutil.copytree(two_steps, tmp_path / str(number)))
         damage(folder / name)
@@ -267,10 +268,9 @@ def test_any_damaged_file_is_found_or_does_not_matter(two_steps, tmp_path, caplo
         restored = CheckpointStore(folder).restore(
             *TARGETS, ema=TARGETS[0], data_iterator=iterator()
         )
-        for part, want in zip(
-            (restored.params, restored.opt_state, restored.ema), wanted[restored.step]
-        ):
-            assert_same(part, want)
+        parts = (restored.params, restored.opt_state, restored.ema)
+        for part, expected in zip(parts, saved[restored.step]):
+            assert_same(part, expected)
         if restored.step == 2:
             assert name.as_posix() in (*NOT_NEEDED, "2/manifest.json")
         else:
@@ -279,16 +279,16 @@ def test_any_damaged_file_is_found_or_does_not_matter(two_steps, tmp_path, caplo
 
 
 def test_a_damaged_optimizer_state_does_not_stop_evaluation(folder):
-    flip(largest_file(folder / "2" / "opt_state"))
+    flip_bit(largest_file(folder / "2" / "opt_state"))
     assert CheckpointReader(folder).restore_params("last").step == 2
-    flip(largest_file(folder / "2" / "ema"))
+    flip_bit(largest_file(folder / "2" / "ema"))
     assert CheckpointReader(folder).restore_params("best").step == 1
 
 
 def test_if_all_checkpoints_are_damaged_the_run_does_not_start(folder):
     for step in (1, 2):
         truncate(folder / str(step) / "params" / "_METADATA")
-    for _ in range(2):  # batch systems restart jobs by themselves
+    for _ in range(2):  # the second start, as by a batch system, fails in the same way
         with pytest.raises(
             CheckpointDamaged, match=r"(?s)no checkpoint in .* can be used.*params/_METADATA"
         ) as caught:
@@ -296,9 +296,7 @@ def test_if_all_checkpoints_are_damaged_the_run_does_not_start(folder):
         assert caught.value.exit_code == FAILED
 
 
-def test_a_damaged_run_does_not_restart_from_a_converted_model(
-    folder,
-):
+def test_a_damaged_run_does_not_restart_from_a_converted_model(folder):
     store = CheckpointStore(folder, 10)
     store.save(0, params_of(0), None, {"converted": True}, wait=True)
     for step in (1, 2):
@@ -363,11 +361,11 @@ def test_a_second_save_replaces_a_step(folder):
 
 
 def test_a_kill_while_replacing_keeps_the_old_or_the_new_step(folder):
+    # As after a kill before the new step 2 was final: only the old one exists.
     (folder / "2").rename(folder / "2.replaced")
-    # Killed before the new step was final:
     assert CheckpointStore(folder).restore(*TARGETS).step == 2
+    # As after a kill when the new step 2 was final: both exist.
     shutil.copytree(folder / "2", folder / "2.replaced")
-    # Killed after that:
     assert CheckpointStore(folder).steps() == [1, 2]
     assert not (folder / "2.replaced").exists()
 
@@ -406,9 +404,9 @@ def test_one_process_can_use_the_data_position_of_two(folder):
     (folder / "2" / "manifest.json").unlink()
     path = folder / "2" / "data_iterator" / "process_0-of-1.json"
     path.rename(path.with_name("process_0-of-2.json"))
-    data, straight = iterator(), iterator()
+    data, uninterrupted = iterator(), iterator()
     CheckpointStore(folder).restore(*TARGETS, data_iterator=data)
-    assert next(data) == [next(straight) for _ in range(3)][-1]
+    assert next(data) == [next(uninterrupted) for _ in range(3)][-1]
     path.with_name("process_0-of-2.json").unlink()
     with pytest.raises(CheckpointMismatch, match="without a data position"):
         CheckpointStore(folder).restore(*TARGETS, data_iterator=data)
@@ -447,7 +445,7 @@ def test_a_missing_step_is_reported_with_the_existing_ones(two_steps):
 def test_five_differences_are_shown_and_others_counted(tmp_path):
     store = CheckpointStore(tmp_path / "c")
     store.save(1, {str(number): jnp.zeros(2) for number in range(7)}, (jnp.ones(3),), {}, wait=True)
-    wanted = {
+    target = {
         str(number): jax.ShapeDtypeStruct((3 if number else 2,), np.float32) for number in range(7)
     }
     with pytest.raises(
@@ -455,7 +453,7 @@ def test_five_differences_are_shown_and_others_counted(tmp_path):
         match=r"6 of 7 arrays of params differ:\n"
         r"(  \d: saved \(2,\) float32, now \(3,\) float32\n){5}  \.\.\. and 1 more\n",
     ):
-        CheckpointReader(tmp_path / "c").restore_params("last", wanted)
+        CheckpointReader(tmp_path / "c").restore_params("last", target)
     store.close()
 
 
@@ -477,7 +475,7 @@ def test_a_renamed_folder_is_recreated_and_saved_to(folder, tmp_path, caplog, af
     store = CheckpointStore(folder, keep_last=2)
     if after_a_save:
         store.save(3, *state_of(3), {}, wait=True)
-    for number in (1, 2):  # it may happen twice
+    for number in (1, 2):  # the folder may be renamed twice
         folder.rename(tmp_path / f"renamed{number}")
         store.save(3 + number, *state_of(3 + number), {}, metrics={"loss": 5.0})
         store.save(5 + number, *state_of(5 + number), {}, wait=True)
@@ -514,8 +512,8 @@ def test_the_next_save_works_after_a_rename_during_a_save(folder, tmp_path, monk
     store.close()
 
 
-@pytest.mark.parametrize("wait", [False, True])  # it is known before anything is written
-def test_a_folder_that_cannot_be_recreated_is_an_error_of_ours(folder, tmp_path, wait):
+@pytest.mark.parametrize("wait", [False, True])  # the store finds out before it writes
+def test_a_folder_that_cannot_be_recreated_raises_a_checkpoint_error(folder, tmp_path, wait):
     store = CheckpointStore(folder)
     folder.rename(tmp_path / "renamed")
     folder.write_text("a file in its place")
@@ -537,14 +535,16 @@ REASONS = [
 
 
 @pytest.mark.parametrize(
-    ("number", "reason"), REASONS, ids=[errno.errorcode[number] for number, _ in REASONS]
+    ("code", "reason"), REASONS, ids=[errno.errorcode[code] for code, _ in REASONS]
 )
-def test_a_failed_background_save_is_an_error_of_the_next_call(folder, monkeypatch, number, reason):
-    def full(_):
-        raise OSError(number, os.strerror(number))
+def test_the_call_after_a_failed_background_save_raises_its_error(
+    folder, monkeypatch, code, reason
+):
+    def fail(_):
+        raise OSError(code, os.strerror(code))
 
     store = CheckpointStore(folder, keep_last=1)
-    monkeypatch.setattr("signvit_jax.checkpoints.store.write_manifest", full)
+    monkeypatch.setattr("signvit_jax.checkpoints.store.write_manifest", fail)
     store.save(3, *state_of(3), {})
     with pytest.raises(
         CheckpointError, match=rf"checkpoint 3 .* {reason}.*Checkpoints still there: 1, 2"
@@ -559,7 +559,10 @@ def test_a_failed_background_save_is_an_error_of_the_next_call(folder, monkeypat
 
 
 def python(code, *arguments, devices=1, before=""):
-    """Return arguments for subprocess that run `code` with the names of this module."""
+    """Return arguments for `subprocess.run` that run `code` with the names of this module.
+
+    `before`: code that runs before this module is imported.
+    """
     script = "\n".join(
         [
             "import sys",
@@ -581,20 +584,20 @@ def python(code, *arguments, devices=1, before=""):
 
 
 def test_a_failed_second_save_keeps_the_step_and_the_reason(folder, monkeypatch):
-    def full(_):
+    def refuse(_):
         raise OSError(errno.EROFS, "Read-only file system")
 
     rmtree = shutil.rmtree
 
-    def refused(path, ignore_errors=False):
+    def rmtree_ignoring_errors_only(path, ignore_errors=False):
         if not ignore_errors:
-            full(path)
+            refuse(path)
         rmtree(path, ignore_errors=True)
 
     store = CheckpointStore(folder)
     with monkeypatch.context() as patch:
-        patch.setattr("signvit_jax.checkpoints.store.write_manifest", full)
-        patch.setattr(shutil, "rmtree", refused)
+        patch.setattr("signvit_jax.checkpoints.store.write_manifest", refuse)
+        patch.setattr(shutil, "rmtree", rmtree_ignoring_errors_only)
         store.save(2, *state_of(22), {})
         with pytest.raises(
             CheckpointError, match=r"the disk is read-only\. Checkpoints still there: 1, 2"
@@ -604,7 +607,7 @@ def test_a_failed_second_save_keeps_the_step_and_the_reason(folder, monkeypatch)
     assert_same(store.restore(*TARGETS).params, params_of(2))
 
 
-def test_a_save_without_a_checkpoint_is_an_error(folder):
+def test_a_save_whose_checkpoint_is_missing_is_an_error(folder):
     store = CheckpointStore(folder)
     store.save(3, *state_of(3), {})
     store._manager.wait_until_finished()
@@ -645,12 +648,14 @@ def test_unknown_errors_are_reported_by_type_and_first_line(tmp_path):
 
 @pytest.mark.parametrize("process", [0, 1])
 @pytest.mark.parametrize(
-    ("found", "sent"), [([], 0), (["a: missing", "b: missing"], 2), (None, -1)]
+    ("found", "sent"),
+    [([], 0), (["a: missing", "b: missing"], 2), (None, -1)],
+    ids=["no damage", "two damaged files", "no manifest"],
 )
 def test_all_processes_get_the_damage_that_process_0_finds(
     folder, monkeypatch, process, found, sent
 ):
-    def look(*_):
+    def find_damage(*_):
         assert process == 0
         if found is None:
             raise manifest.ManifestMissing
@@ -663,7 +668,7 @@ def test_all_processes_get_the_damage_that_process_0_finds(
     reader = CheckpointReader(folder)
     monkeypatch.setattr(jax, "process_count", lambda: 2)
     monkeypatch.setattr(jax, "process_index", lambda: process)
-    monkeypatch.setattr("signvit_jax.checkpoints.reader.find_damage", look)
+    monkeypatch.setattr("signvit_jax.checkpoints.reader.find_damage", find_damage)
     monkeypatch.setattr(
         "signvit_jax.checkpoints.reader.multihost_utils.broadcast_one_to_all", broadcast
     )
@@ -696,7 +701,7 @@ def test_a_closed_store_leaves_no_thread(tmp_path):
     before = set(threading.enumerate())
     save_steps(tmp_path / "c", [1, 2])
     for thread in set(threading.enumerate()) - before:
-        thread.join(timeout=20)  # on a busy machine a thread that was told to end still runs
+        thread.join(timeout=20)  # on a busy machine the thread may need time to end
         assert not thread.is_alive()
 
 
@@ -739,12 +744,12 @@ def test_five_differences_are_all_listed(tmp_path):
     store = CheckpointStore(tmp_path / "c")
     store.save(1, {str(number): jnp.zeros(2) for number in range(5)}, None, {}, wait=True)
     store.close()
-    wanted = {str(number): jax.ShapeDtypeStruct((3,), np.float32) for number in range(5)}
+    target = {str(number): jax.ShapeDtypeStruct((3,), np.float32) for number in range(5)}
     with pytest.raises(
         CheckpointMismatch,
         match=r"5 of 5 arrays of params differ:\n(  \d: saved .*\n){5}Use the config",
     ):
-        CheckpointReader(tmp_path / "c").restore_params("last", wanted)
+        CheckpointReader(tmp_path / "c").restore_params("last", target)
 
 
 def test_a_checkpoint_records_its_format(two_steps):
@@ -817,7 +822,7 @@ def test_a_state_saved_on_four_devices_is_restored_on_two(tmp_path):
             **python(code, count, tmp_path / "c", devices=count), capture_output=True, timeout=250
         )
         assert result.returncode == 0, result.stderr[-2000:]
-    # And on the one device of this process.
+    # The state can also be restored on the one device of this process.
     assert CheckpointReader(tmp_path / "c").restore_params().params["kernel"].shape == (8, 4)
 
 
@@ -846,7 +851,7 @@ def test_two_processes_save_skip_damage_and_restore(tmp_path):
             next(data)
         store.wait()
         if rank == 0:
-            flip(folder / "2" / "params" / "_METADATA")
+            flip_bit(folder / "2" / "params" / "_METADATA")
         multihost_utils.sync_global_devices("damaged")
         target = jax.ShapeDtypeStruct((2, 3), np.float32, sharding=sharding)
         restored = store.restore({"a": target}, (target,), data_iterator=data)
@@ -858,7 +863,7 @@ def test_two_processes_save_skip_damage_and_restore(tmp_path):
         print(store.steps(), (folder / "2.damaged").is_dir())
     """
     port = free_port()
-    both = [
+    processes = [
         subprocess.Popen(
             **python(code, rank, port, tmp_path / "c", before=before),
             stdout=subprocess.PIPE,
@@ -866,7 +871,7 @@ def test_two_processes_save_skip_damage_and_restore(tmp_path):
         )
         for rank in range(2)
     ]
-    for process in both:
+    for process in processes:
         output, errors = process.communicate(timeout=250)
         assert process.returncode == 0, errors[-2000:]
         assert output.splitlines()[-1] == "[1, 2] True"

@@ -1,4 +1,4 @@
-"""The workdir: its files and their errors."""
+"""The files of a workdir, and the errors of wrong or damaged ones."""
 
 import errno
 import os
@@ -20,14 +20,14 @@ from signvit_jax.text.tokenizer import TokenizerError, learn_gloss_vocabulary
 
 def test_a_file_instead_of_a_workdir_is_refused(tmp_path):
     (tmp_path / "file").write_text("")
-    for open_it in (Workdir.create, Workdir.open):
+    for function in (Workdir.create, Workdir.open):
         with pytest.raises(WorkdirError, match=r"is a file.*give"):
-            open_it(tmp_path / "file")
+            function(tmp_path / "file")
     with pytest.raises(WorkdirError, match="is a file"):
         Workdir.create(tmp_path / "file" / "below")
 
 
-def test_a_folder_that_is_no_workdir_is_refused_with_a_hint(tmp_path):
+def test_a_folder_that_is_not_a_workdir_is_refused_with_a_hint(tmp_path):
     with pytest.raises(WorkdirError, match="does not exist; give the folder"):
         Workdir.open(tmp_path / "nothing")
     with pytest.raises(WorkdirError, match=r"has no config\.json; give the folder"):
@@ -68,7 +68,7 @@ for number in range(10**9):
     assert len(text) == 200_000 and len(set(text)) == 1
 
 
-def test_a_failing_disk_is_an_error_of_ours(tmp_path, monkeypatch):
+def test_a_failing_disk_raises_a_workdir_error(tmp_path, monkeypatch):
     def full(*_, **__):
         raise OSError(errno.ENOSPC, "No space left on device")
 
@@ -97,7 +97,10 @@ def test_a_damaged_file_of_a_run_is_reported_with_its_path(tmp_path):
             (b"ab\xff", "byte 2 is not UTF-8; put back a copy"),
             (None, "cannot be read: No such file"),
         ):
-            path.unlink() if content is None else path.write_bytes(content)
+            if content is None:
+                path.unlink()
+            else:
+                path.write_bytes(content)
             with pytest.raises(
                 (ConfigError, TokenizerError, WorkdirError), match=rf"{path}.*{message}"
             ) as caught:

@@ -1,4 +1,4 @@
-"""The lock of a workdir, and what takes it over."""
+"""The lock of a workdir: who is refused, and when a lock is taken over."""
 
 import contextlib
 import errno
@@ -23,8 +23,10 @@ from signvit_jax.checkpoints.workdir import Workdir
 from signvit_jax.checkpoints.workdir_lock import lock_workdir
 with lock_workdir(Workdir.create(sys.argv[1])):
     with_child = len(sys.argv) > 2
-    if not with_child or os.fork() == 0:  # the child, which has closed its copy of the lock
-        with_child and os.setsid()
+    is_child = with_child and os.fork() == 0  # a forked child closes its copy of the lock
+    if is_child:
+        os.setsid()
+    if is_child or not with_child:
         print("locked", flush=True)
     time.sleep(30)
     os._exit(0)  # a forked process with threads may hang at a normal exit
@@ -33,7 +35,7 @@ with lock_workdir(Workdir.create(sys.argv[1])):
 
 @contextlib.contextmanager
 def holder(path, *arguments):
-    """A process that holds the lock of `path` until it is killed, at the latest at the end."""
+    """Yield a process that holds the lock of `path`; at the end of the context it is killed."""
     environment = os.environ | {
         "PYTHONPATH": str(Path(__file__).parents[2]),
         "JAX_PLATFORMS": "cpu",
@@ -76,7 +78,7 @@ def test_the_lock_of_a_killed_trainer_is_taken_over(tmp_path, with_child):
         ):
             pass
     assert (tmp_path / ".lock").read_text() == ""
-    assert not _locks  # a child that is forked later closes no descriptor of others
+    assert not _locks  # so a child that is forked later closes no unrelated descriptor
     with lock_workdir(Workdir.create(tmp_path)) as lock:
         assert lock.killed is None
 
@@ -101,7 +103,7 @@ def test_a_second_trainer_is_refused_if_the_lock_file_is_gone(tmp_path):
 
 
 def flock_of_nfs(descriptor, operation, flock=fcntl.flock):
-    """Lock files, but no folders."""
+    """Lock files but refuse folders, as NFS does."""
     if stat.S_ISDIR(os.fstat(descriptor).st_mode):
         raise OSError(errno.EBADF, "Bad file descriptor")
     flock(descriptor, operation)
@@ -155,10 +157,10 @@ def test_a_lock_of_an_earlier_release_is_respected(tmp_path):
 
 
 def test_a_file_system_without_locks_is_used_with_a_warning(tmp_path, monkeypatch, caplog):
-    def none(*_):
+    def refuse(*_):
         raise OSError(errno.ENOLCK, "No locks available")
 
-    monkeypatch.setattr(fcntl, "flock", none)
+    monkeypatch.setattr(fcntl, "flock", refuse)
     with lock_workdir(Workdir.create(tmp_path)) as lock:
         assert lock.holds()
     warning = "cannot be locked (No locks available): take care that no second trainer uses it"
@@ -185,7 +187,7 @@ def test_a_garbled_lock_file_does_no_harm(tmp_path):
             pass
 
 
-def test_a_file_in_the_place_of_the_workdir_is_not_locked(tmp_path):
+def test_a_file_in_place_of_a_workdir_is_not_locked(tmp_path):
     (tmp_path / "run").write_text("mine")
     with (
         pytest.raises(WorkdirError, match=r"/run could not be opened: Not a directory"),
@@ -203,7 +205,7 @@ def test_others_can_read_the_lock_file(tmp_path):
         os.umask(before)
 
 
-def test_a_failing_disk_is_an_error_of_the_workdir(tmp_path, monkeypatch):
+def test_a_failing_disk_raises_a_workdir_error(tmp_path, monkeypatch):
     def full(*_, **__):
         raise OSError(errno.ENOSPC, "No space left on device")
 

@@ -1,4 +1,4 @@
-"""Beam search against exhaustive search, a slow search of one clip, and greedy search."""
+"""Beam search, compared with exhaustive search, a slow search of one clip, and greedy search."""
 
 import itertools
 import math
@@ -32,22 +32,23 @@ NORMALIZERS = {"power": lambda n, p: n**p, "gnmt": lambda n, p: ((5 + n) / 6) **
 
 
 def every_sentence(log_probs, vocab_size, max_len, normalizer):
-    """All possible sentences, best first: those that end with EOS and those truncated at `max_len`.
+    """Return (tokens, score) of all sentences, best first.
 
-    `log_probs(prefix)` are those of the next token.
+    A sentence ends with EOS, or is truncated at `max_len`. `log_probs(prefix)` returns those of the
+    next token.
     """
     scored = {}
-    for words in itertools.chain.from_iterable(
-        itertools.product(range(1, vocab_size), repeat=n) for n in range(1, max_len)
-    ):
-        if EOS in words[:-1] or (words[-1] != EOS and len(words) < max_len - 1):
-            continue
-        prefix = [BOS]
-        total = 0.0
-        for word in words:
-            total += log_probs(tuple(prefix))[word]
-            prefix.append(word)
-        scored[tuple(prefix)] = total / normalizer(len(prefix))
+    for num_words in range(1, max_len):
+        for words in itertools.product(range(1, vocab_size), repeat=num_words):
+            is_truncated = words[-1] != EOS
+            if EOS in words[:-1] or (is_truncated and num_words < max_len - 1):
+                continue
+            prefix = [BOS]
+            total = 0.0
+            for word in words:
+                total += log_probs(tuple(prefix))[word]
+                prefix.append(word)
+            scored[tuple(prefix)] = total / normalizer(len(prefix))
     return sorted(scored.items(), key=lambda item: -item[1])
 
 
@@ -80,7 +81,7 @@ def test_a_wide_beam_equals_exhaustive_search(penalty, formula):
             4,
             lambda n: NORMALIZERS[formula](n, penalty),
         )
-        assert len(expected) == 40  # 1 + 3 + 9 that end, and 27 that are truncated
+        assert len(expected) == 40  # 1 + 3 + 9 end with EOS, and 27 are truncated
         np.testing.assert_allclose(found.scores[clip], [score for _, score in expected], atol=1e-5)
         assert [tuple(sentence(row)) for row in found.tokens[clip, :10]] == [
             tokens for tokens, _ in expected[:10]
@@ -131,14 +132,14 @@ def test_early_convergence_changes_no_result():
     np.testing.assert_allclose(early.scores, complete.scores[:, :2], atol=1e-6)
 
 
-# Every penalty compiles both searches, hence few of them.
+# Both searches are compiled for each penalty, so there are only three penalties.
 @settings(max_examples=25, deadline=None)
 @given(
     seed=st.integers(0, 10_000),
     sharpness=st.floats(0.5, 30.0),
     penalty=st.sampled_from((0.0, 0.6, 2.0)),
 )
-def test_the_best_score_is_never_below_greedys(seed, sharpness, penalty):
+def test_the_best_score_is_never_below_that_of_greedy(seed, sharpness, penalty):
     source = Source(decoder(seed, sharpness=sharpness), *ragged(4, seed))
     plain = greedy(source, options(length_penalty=penalty))
     found = best(beam_search(source, options(beam_size=2, length_penalty=penalty)))
@@ -146,7 +147,7 @@ def test_the_best_score_is_never_below_greedys(seed, sharpness, penalty):
 
 
 def test_a_pruned_greedy_path_is_restored():
-    """Fails if no clip's beam alone would end below greedy: then there was nothing to restore."""
+    """Search for clips whose greedy path is pruned; fail if there is none, as nothing is tested."""
     restored = 0
     for seed in range(12):
         source = Source(decoder(seed, sharpness=6.0), *ragged(4, seed))
@@ -204,8 +205,8 @@ def test_the_search_stops_when_every_clip_has_converged():
     lengths = np.asarray(best(beam_search(source, no_penalty)).lengths)
     (short,) = np.nonzero(lengths < 4)
     assert short.size
-    short = np.resize(short, 6)  # repeated to as many clips as before
-    jax.effects_barrier()  # the steps of the first search are all counted before they are cleared
+    short = np.resize(short, 6)  # repeats the short clips, so that the batch size stays 6
+    jax.effects_barrier()  # waits until all steps of the first search are recorded
     CountingDecoder.steps.clear()
     short_clips = Source(source.decoder, source.memory[short], source.memory_lengths[short])
     jax.block_until_ready(beam_search(short_clips, no_penalty))

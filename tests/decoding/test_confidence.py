@@ -1,4 +1,4 @@
-"""Confidence scales: the fit, its behavior with few examples, the statistics, and the file."""
+"""Confidence scales: their fit, also to few examples, their statistics, and their file."""
 
 import dataclasses
 import json
@@ -38,7 +38,10 @@ CALIBRATION = Calibration(
 
 
 def examples(count: int, seed: int = 0):
-    """Examples; the probability of being right is a logistic scale of `useful` alone."""
+    """Return (statistics, right) of examples that are right with a probability given by `useful`.
+
+    The probability is a logistic function, with weight 1.5 and bias 2; `useless` has no influence.
+    """
     rng = np.random.default_rng(seed)
     values = rng.normal(-1.0, 1.0, (count, 2))
     right = rng.random(count) < 1 / (1 + np.exp(-(2.0 + 1.5 * values[:, 0])))
@@ -54,10 +57,12 @@ def test_the_fit_finds_the_scale_that_generated_the_examples():
 
 
 def test_the_fit_minimizes_the_documented_loss():
-    given, right = examples(60)
-    scale = fit_scale([{"useful": one["useful"]} for one in given], right)
-    values, hits = np.array([one["useful"] for one in given]), np.array(right)
-    targets = np.where(hits, (hits.sum() + 1) / (hits.sum() + 2), 1 / ((~hits).sum() + 2))
+    inputs, right = examples(60)
+    values = np.array([example["useful"] for example in inputs])
+    scale = fit_scale([{"useful": value} for value in values], right)
+    is_right = np.array(right)
+    num_right, num_wrong = is_right.sum(), (~is_right).sum()
+    targets = np.where(is_right, (num_right + 1) / (num_right + 2), 1 / (num_wrong + 2))
 
     def loss(weight, bias):
         logits = weight * values + bias
@@ -69,14 +74,15 @@ def test_the_fit_minimizes_the_documented_loss():
         assert loss(scale.weights["useful"] + step[0], scale.bias + step[1]) > fitted
 
 
-def test_a_statistic_with_a_negative_weight_is_left_out():
-    given, right = examples(500)
-    scale = fit_scale([one | {"inverse": -one["useful"]} for one in given], right)
+def test_a_statistic_with_a_negative_weight_is_removed():
+    inputs, right = examples(500)
+    with_inverse = [example | {"inverse": -example["useful"]} for example in inputs]
+    scale = fit_scale(with_inverse, right)
     assert "inverse" not in scale.weights and scale.weights["useful"] > 1.0
 
 
 @pytest.mark.parametrize("right", [True, False])
-def test_no_split_makes_a_scale_certain(right):
+def test_examples_that_are_all_right_or_all_wrong_give_no_certainty(right):
     scale = fit_scale([{"log_prob": -0.1 * i} for i in range(20)], [right] * 20)
     confidences = [scale({"log_prob": -0.1 * i}) for i in range(20)]
     assert np.mean(confidences) == pytest.approx(21 / 22 if right else 1 / 22, abs=0.01)
@@ -84,9 +90,8 @@ def test_no_split_makes_a_scale_certain(right):
 
 
 def test_separable_examples_give_finite_weights():
-    scale = fit_scale(
-        [{"log_prob": float(-(i % 2))} for i in range(40)], [i % 2 == 0 for i in range(40)]
-    )
+    right = [True, False] * 20
+    scale = fit_scale([{"log_prob": 0.0 if is_right else -1.0} for is_right in right], right)
     assert 0.9 < scale({"log_prob": 0.0}) < 0.99 and 0.01 < scale({"log_prob": -1.0}) < 0.1
 
 
@@ -103,7 +108,7 @@ def test_statistics_of_a_sentence_and_its_words():
     assert sentence["log_prob"] == pytest.approx(math.log(0.9 * 0.5 * 0.8))
     assert sentence["least_log_probs"] == sentence["log_prob"]
     assert sentence["explained"] == -1.0  # RUNS has no word, and nobody signed "eats"
-    assert [round(one["own_explained"]) for one in of_words] == [0, 0, -1]
+    assert [round(word["own_explained"]) for word in of_words] == [0, 0, -1]
     assert of_words[1]["log_prob"] == pytest.approx(math.log(0.5))
     assert of_words[1]["sentence_log_prob"] == sentence["log_prob"]
 
@@ -117,7 +122,7 @@ def test_text_of_ctc_is_compared_word_by_word():
     words = (Word("the", 0.9), Word("dog", 0.5), Word("eats", 0.8))
     sentence, of_words = statistics("beam", -1.0, (0.9, 0.5, 0.8), words, "the dog runs now", None)
     assert sentence["agreement"] == pytest.approx(2 * 2 / 7)
-    assert [one["own_agreement"] for one in of_words] == [1.0, 1.0, 0.0]
+    assert [word["own_agreement"] for word in of_words] == [1.0, 1.0, 0.0]
 
 
 def test_a_ctc_decoder_is_not_compared_with_itself():
@@ -127,7 +132,7 @@ def test_a_ctc_decoder_is_not_compared_with_itself():
     assert sentence.keys() == {"log_prob", "least_log_probs", "path"} and sentence["path"] == -3.0
 
 
-def test_statistics_of_no_tokens_are_numbers():
+def test_statistics_of_an_empty_text_are_numbers():
     sentence, of_words = statistics("ctc", -2.0, (), (), None, None)
     assert sentence == {"log_prob": 0.0, "least_log_probs": 0.0, "path": -2.0} and of_words == []
 
@@ -145,7 +150,7 @@ def test_a_scale_gives_probabilities_for_extreme_statistics():
     assert found == [0.0, 0.5, 1.0]
 
 
-def test_the_file_reads_back_as_written():
+def test_a_calibration_file_is_read_back_as_written():
     assert from_json(to_json(CALIBRATION)) == CALIBRATION
     without = dataclasses.replace(CALIBRATION, lexicon=None)
     assert from_json(to_json(without)) == without
@@ -160,7 +165,7 @@ def test_a_guess_is_marked_in_the_file():
     assert "a guess" not in CALIBRATION.fitted_on("greedy")
 
 
-def test_decoders_without_scales_use_those_of_a_related_one():
+def test_a_decoder_without_scales_uses_those_of_a_related_decoder():
     assert CALIBRATION.of("beam") is CALIBRATION.of("greedy") is CALIBRATION.of("sample")
     assert CALIBRATION.of("ctc_beam") is CALIBRATION.of("ctc")
     own = Scales(Scale({}, 0.0, 100, 50), None)
@@ -174,7 +179,7 @@ def changed(**changes) -> str:
 
 
 def with_weights(weights) -> str:
-    """A file in which the sentence scale of greedy has these weights."""
+    """Return a file in which the sentence scale of greedy has these weights."""
     scale = {"weights": weights, "bias": 0, "examples": 1, "right": 1}
     return changed(decoders={"greedy": {"sentence": scale, "word": None}})
 
@@ -204,13 +209,13 @@ def test_other_files_are_refused_with_the_reason(text, reason):
 
 
 def test_a_missing_sign_lowers_confidence_at_equal_probability():
-    complete, incomplete = (
-        [Word(word, 0.9) for word in text.split()] for text in ("the dog runs", "the the runs")
-    )
-    found = [
-        statistics("greedy", -0.3, [0.9] * 3, words, "DOG RUNS", LEXICON)[0]
-        for words in (complete, incomplete)
-    ]
-    scale = fit_scale(found * 20, [True, False] * 20)
-    assert found[0]["log_prob"] == found[1]["log_prob"]
-    assert scale(found[0]) > 0.9 and scale(found[1]) < 0.1
+    def sentence_statistics(text):
+        words = [Word(word, 0.9) for word in text.split()]
+        sentence, _ = statistics("greedy", -0.3, [0.9] * 3, words, "DOG RUNS", LEXICON)
+        return sentence
+
+    complete = sentence_statistics("the dog runs")
+    incomplete = sentence_statistics("the the runs")
+    scale = fit_scale([complete, incomplete] * 20, [True, False] * 20)
+    assert complete["log_prob"] == incomplete["log_prob"]
+    assert scale(complete) > 0.9 and scale(incomplete) < 0.1

@@ -1,4 +1,4 @@
-"""Greedy CTC against a loop over time and the reference system; alignments against all paths."""
+"""Greedy CTC, compared with a loop over time, and alignments, compared with all paths."""
 
 import itertools
 
@@ -12,7 +12,7 @@ from signvit_jax.decoding.ctc import forced_align, greedy_ctc
 
 
 def token_runs(path, probabilities):
-    """[(id, start, end, mean probability)] of the tokens of one path."""
+    """Return [(id, start, end, mean probability)] for the tokens of a path."""
     runs = []
     start = 0
     for word, run in itertools.groupby(path):
@@ -30,7 +30,7 @@ def softmax(logits):
 
 
 def peaked(paths, v, seed=0):
-    """Logits whose best path is the given one."""
+    """Return logits (b, t, v) whose best paths are `paths` (b, t)."""
     rng = np.random.default_rng(seed)
     paths = np.asarray(paths)
     return (rng.standard_normal((*paths.shape, v)) + 6.0 * np.eye(v)[paths]).astype(np.float32)
@@ -41,7 +41,7 @@ def peaked(paths, v, seed=0):
     st.lists(st.lists(st.integers(0, 3), min_size=9, max_size=9), min_size=4, max_size=4),
     st.lists(st.integers(0, 9), min_size=4, max_size=4),
 )
-def test_equals_a_loop_over_time(paths, lengths):
+def test_greedy_ctc_equals_a_loop_over_time(paths, lengths):
     logits = peaked(paths, 4, seed=sum(lengths))
     found = greedy_ctc(logits, np.array(lengths))
     for i, length in enumerate(lengths):
@@ -88,7 +88,7 @@ def test_bf16_logits_are_scored_in_float32():
 
 
 def best_alignment(logits, text):
-    """[(start, end, mean probability)] on the best path that collapses to `text`, or None."""
+    """Return [(start, end, mean probability)] on the best path with the text `text`, or None."""
     probabilities = softmax(logits)
     best, found = 0.0, None
     for path in itertools.product(range(logits.shape[1]), repeat=len(logits)):
@@ -102,7 +102,7 @@ def best_alignment(logits, text):
 
 @pytest.mark.parametrize("seed", range(3))
 def test_the_alignment_is_the_best_of_all_paths(seed):
-    # For five steps and for four: some texts cannot be spelled.
+    # The clips have five and four steps. Some texts need more, so they have no alignment.
     texts = [[], [2], [1, 1], [1, 2, 1], [2, 2, 2], [1, 2, 1, 2, 1]]
     ids = np.array([text + [0] * (5 - len(text)) for text in texts] * 2, np.int32)
     id_lengths = np.array([len(text) for text in texts] * 2)
@@ -120,7 +120,7 @@ def test_the_alignment_is_the_best_of_all_paths(seed):
         assert not any(np.asarray(field[row, n:]).any() for field in found)
 
 
-def test_the_alignment_of_the_greedy_text_is_greedys_own():
+def test_the_alignment_of_the_greedy_text_equals_that_of_greedy_ctc():
     logits = peaked([[1, 1, 0, 2], [3, 0, 3, 3], [0, 0, 0, 0]], 4)
     lengths = np.array([4, 4, 4])
     greedy = greedy_ctc(logits, lengths)
@@ -132,7 +132,7 @@ def test_the_alignment_of_the_greedy_text_is_greedys_own():
 def test_ids_equal_those_of_the_reference_system(request):
     path = request.config.rootpath.parent / "shared" / "reference" / "translator_small.npz"
     if not path.is_file():
-        pytest.skip("the reference numbers are not beside this checkout")
+        pytest.skip("the numbers of the reference system are not in ../shared")
     with np.load(path) as numbers:
         logits, expected = numbers["out/ctc_logits"], numbers["decode/ctc_greedy"]
     found = greedy_ctc(logits, np.full(len(logits), logits.shape[1]))

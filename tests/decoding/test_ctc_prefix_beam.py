@@ -1,4 +1,4 @@
-"""CTC prefix beam search against sums over all alignments and a dictionary of prefixes."""
+"""CTC prefix beam search, compared with sums over all alignments and with a textbook search."""
 
 import collections
 import itertools
@@ -23,7 +23,7 @@ def log_softmax(logits):
 
 
 def every_text(logits):
-    """{text: log-probability} of one clip from all v^s paths, in float64."""
+    """Return {text: log-probability} of a clip from all v^s paths, in float64."""
     log_probs = log_softmax(logits)
     texts = collections.defaultdict(float)
     for path in itertools.product(range(logits.shape[1]), repeat=logits.shape[0]):
@@ -33,7 +33,10 @@ def every_text(logits):
 
 
 def textbook_search(logits, beam_size):
-    """[(text, log-probability)], best first, with a dictionary and all labels at each step."""
+    """Return [(text, log-probability)], best first; each step extends all prefixes by all labels.
+
+    A prefix has two log-probabilities: of the paths that end with the blank, and of the others.
+    """
     beams = {(): (0.0, -math.inf)}
     for row in log_softmax(logits):
         extended = collections.defaultdict(lambda: (-math.inf, -math.inf))
@@ -55,13 +58,13 @@ def textbook_search(logits, beam_size):
 
 
 def texts(beams, i):
-    """[(text, score)] of clip i, without empty slots."""
+    """Return [(text, score)] of clip i, without empty slots."""
     rows = zip(beams.ids[i].tolist(), beams.lengths[i].tolist(), beams.score[i].tolist())
     return [(tuple(ids[:length]), score) for ids, length, score in rows if score > -math.inf]
 
 
 def assert_equal_lists(found, expected):
-    """The same texts in the same order, and scores up to 1e-4."""
+    """Check that the texts and their order are equal, and scores up to 1e-4."""
     assert [text for text, _ in found] == [text for text, _ in expected]
     np.testing.assert_allclose([p for _, p in found], [p for _, p in expected], atol=1e-4)
 
@@ -77,8 +80,8 @@ def test_a_wide_beam_equals_the_sum_over_all_alignments(seed):
 
 
 def test_texts_are_exact_where_labels_are_masked_at_some_steps():
-    # A text may become impossible and possible again: with blank and b masked "ab" ends while "a"
-    # goes on.
+    # A text may become impossible and later possible again. For example, if blank and "b" are
+    # masked at a step, the prefix "ab" ends there, while "a" continues and may become "ab" later.
     logits = random_logits(200, 5, 3, seed=11)
     masked = np.random.default_rng(11).random(logits.shape) < 0.35
     masked[masked.all(-1), 1] = False
@@ -94,9 +97,9 @@ def test_texts_are_exact_where_labels_are_masked_at_some_steps():
 
 
 @pytest.mark.parametrize("beam_size", [1, 2, 3, 8])
-def test_equals_the_textbook_search_at_any_beam_size(beam_size):
-    # Few labels and many steps: repeats, merges, and prefixes that are dropped and come back. The
-    # default number of candidates (2 k) must lose nothing.
+def test_the_search_equals_the_textbook_search_at_any_beam_size(beam_size):
+    # With few labels and many steps, labels repeat, prefixes merge, and dropped prefixes return.
+    # The default number of candidates, twice the beam size, must lose no text.
     logits = random_logits(8, 24, 9, seed=beam_size, scale=1.0)
     lengths = np.array([24, 24, 24, 20, 11, 2, 1, 0])
     beams = ctc_prefix_beam_search(logits, lengths, beam_size=beam_size)
@@ -122,7 +125,7 @@ def test_unused_slots_are_empty_with_score_minus_inf():
     assert (beams.score[0, 5:] == -np.inf).all() and not beams.lengths[0, 5:].any()
 
 
-def test_alignments_are_summed_where_greedy_takes_one_path():
+def test_alignments_are_summed_where_greedy_ctc_takes_one_path():
     # Blank is the best label at each step, but "1" is the best text: 1 - 0.6^2 = 0.64.
     logits = np.log(np.array([[[0.6, 0.4], [0.6, 0.4]]], np.float32))
     assert greedy_ctc(logits, np.array([2])).lengths[0] == 0
@@ -131,7 +134,7 @@ def test_alignments_are_summed_where_greedy_takes_one_path():
     np.testing.assert_allclose(np.exp(beams.score[0, :2]), [0.64, 0.36], rtol=1e-5)
 
 
-def test_fewer_candidates_only_leave_texts_out():
+def test_fewer_candidates_give_fewer_texts_and_no_others():
     logits = random_logits(2, 10, 40, seed=8)
     lengths = np.array([10, 7])
     narrow = ctc_prefix_beam_search(logits, lengths, beam_size=4, candidates=1)
@@ -139,7 +142,7 @@ def test_fewer_candidates_only_leave_texts_out():
     for i, length in enumerate(lengths):
         for text, _ in texts(narrow, i):
             steps = iter(best_labels[i, :length].tolist())
-            assert all(word in steps for word in text)  # a subsequence of the only candidates
+            assert all(word in steps for word in text)  # the text is a subsequence of the labels
 
 
 def test_padding_and_batch_order_change_nothing():

@@ -1,4 +1,4 @@
-"""The decoders by name on a tiny model: n-best lists, ensembles, the joint score, invariances."""
+"""All decoders on a tiny model: n-best lists, ensembles, the joint score, invariances."""
 
 import dataclasses
 import functools
@@ -24,7 +24,7 @@ BEAM = SearchOptions(bos_id=BOS, eos_id=EOS, beam_size=3, n_best=3)
 
 @functools.cache
 def models():
-    """Two models with peaked distributions, so that results are not ties."""
+    """Return two models with peaked distributions, so that different texts have unequal scores."""
     created = []
     for seed in (0, 1):
         model = tiny_model.model(CONFIG, seed)
@@ -153,15 +153,15 @@ def test_batch_order_and_padding_values_change_nothing(decoder, seed, order, pad
     padded = np.where(is_frame, video, np.uint8(padding))
     found, other = decode(decoder, video, lengths), decode(decoder, padded[order], lengths[order])
     np.testing.assert_allclose(found.scores[order], other.scores, atol=1e-4)
-    for row, place in enumerate(order):
+    for row, original_row in enumerate(order):
         # Rounding may swap texts whose scores are nearly equal.
-        gaps = np.abs(np.diff(found.scores[place]))
+        gaps = np.abs(np.diff(found.scores[original_row]))
         if not (gaps < 1e-3).any():
-            np.testing.assert_array_equal(found.tokens[place], other.tokens[row])
+            np.testing.assert_array_equal(found.tokens[original_row], other.tokens[row])
 
 
 @settings(max_examples=20, deadline=None)
 @given(seed=seeds)
-def test_the_beams_best_score_is_never_below_greedys(seed):
+def test_the_best_score_of_a_beam_is_never_below_that_of_greedy(seed):
     beam, greedy = (decode(name, *clips(seed)) for name in ("beam", "greedy"))
     assert (beam.scores[:, 0] >= greedy.scores[:, 0] - 1e-5).all()

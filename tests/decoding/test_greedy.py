@@ -1,4 +1,4 @@
-"""Greedy search against the uncached forward pass."""
+"""Greedy search, compared with the uncached forward pass."""
 
 import jax
 import jax.numpy as jnp
@@ -100,8 +100,8 @@ def test_decoding_stops_when_every_clip_has_finished():
     lengths = np.asarray(greedy(source, options()).lengths)
     (short,) = np.nonzero(lengths < MAX_LEN - 1)
     assert short.size
-    short = np.resize(short, 6)  # repeated to as many clips as before
-    jax.effects_barrier()  # the steps of the first search are all counted before they are cleared
+    short = np.resize(short, 6)  # repeats the short clips, so that the batch size stays 6
+    jax.effects_barrier()  # waits until all steps of the first search are recorded
     CountingDecoder.steps.clear()
     short_clips = Source(source.decoder, source.memory[short], source.memory_lengths[short])
     found = greedy(short_clips, options())
@@ -109,7 +109,7 @@ def test_decoding_stops_when_every_clip_has_finished():
     jax.effects_barrier()
     longest = int(found.lengths.max())
     assert longest < MAX_LEN - 1
-    assert len(CountingDecoder.steps) == longest - 1  # BOS takes none
+    assert len(CountingDecoder.steps) == longest - 1  # BOS is given, without a step
 
 
 @pytest.mark.parametrize("max_len", [0, 1, MAX_LEN + 1])

@@ -1,4 +1,4 @@
-"""Joint CTC/attention scores against sums over all CTC alignments."""
+"""Joint CTC/attention scores, compared with sums over all CTC alignments."""
 
 import itertools
 
@@ -12,7 +12,7 @@ from tests.helpers.tiny_decoder import BOS, EOS, options, sentence
 
 
 def sum_over_alignments(logits, labels):
-    """Log of the sum over all paths that collapse to `labels`; -inf if there is none."""
+    """Return the log of the sum over all paths that collapse to `labels`; -inf if none does."""
     probabilities = np.exp(logits - np.log(np.exp(logits).sum(-1, keepdims=True)))
     total = 0.0
     for path in itertools.product(range(logits.shape[1]), repeat=len(logits)):
@@ -23,7 +23,7 @@ def sum_over_alignments(logits, labels):
 
 
 def hypotheses(*sentences):
-    """Two clips with the same n-best list and scores -0.1, -0.2, ..."""
+    """Return two clips with the same n-best list and the scores -0.1, -0.2, ..."""
     tokens = np.zeros((2, len(sentences), 6), np.int32)
     for row, words in enumerate(sentences):
         tokens[:, row, : len(words)] = words
@@ -43,11 +43,11 @@ def test_scores_are_the_weighted_sum_and_sort_the_list(weight):
         [BOS, EOS],
         [BOS, 4, 3, 4, 3, 4],  # truncated, and too long for the CTC steps
     ]
-    given = hypotheses(*sentences)
+    before = hypotheses(*sentences)
     logits = np.random.default_rng(0).normal(size=(2, 4, 5)).astype(np.float32) * 2
     steps = [4, 3]
     found = rescore(
-        given,
+        before,
         jnp.asarray(logits),
         jnp.asarray(steps),
         options(ctc_weight=weight, length_penalty=0.5),
@@ -57,7 +57,7 @@ def test_scores_are_the_weighted_sum_and_sort_the_list(weight):
         for row, words in enumerate(sentences):
             labels = [word for word in words if word not in (BOS, EOS)]
             ctc = sum_over_alignments(logits[clip, : steps[clip]], labels)
-            attention = float(given.scores[clip, row])
+            attention = float(before.scores[clip, row])
             joint = -np.inf
             if ctc > -np.inf:
                 joint = (1 - weight) * attention + weight * ctc / len(words) ** 0.5
@@ -75,15 +75,15 @@ def test_scores_are_the_weighted_sum_and_sort_the_list(weight):
         )
 
 
-def test_a_list_that_no_alignment_can_spell_is_unchanged():
-    given = hypotheses([BOS, 3, 4, 3, EOS], [BOS, 4, 4, EOS])
-    found = rescore(given, jnp.zeros((2, 2, 5)), jnp.array([2, 2]), options(ctc_weight=0.5))
-    for before, after in zip(given, found):
-        np.testing.assert_array_equal(before, after)
+def test_a_list_of_sentences_without_alignment_is_unchanged():
+    before = hypotheses([BOS, 3, 4, 3, EOS], [BOS, 4, 4, EOS])
+    after = rescore(before, jnp.zeros((2, 2, 5)), jnp.array([2, 2]), options(ctc_weight=0.5))
+    for old, new in zip(before, after):
+        np.testing.assert_array_equal(old, new)
 
 
 def test_entries_with_score_minus_inf_stay_last():
-    given = hypotheses([BOS, 3, EOS], [BOS, EOS], [BOS, 3, EOS])
-    given = given._replace(scores=given.scores.at[:, 2].set(-np.inf))
-    found = rescore(given, jnp.zeros((2, 4, 5)), jnp.array([4, 4]), options(ctc_weight=0.5))
+    before = hypotheses([BOS, 3, EOS], [BOS, EOS], [BOS, 3, EOS])
+    before = before._replace(scores=before.scores.at[:, 2].set(-np.inf))
+    found = rescore(before, jnp.zeros((2, 4, 5)), jnp.array([4, 4]), options(ctc_weight=0.5))
     assert np.isfinite(found.scores[:, :2]).all() and (found.scores[:, 2] == -np.inf).all()

@@ -1,4 +1,4 @@
-"""Search options: allowed values, and what they take from an inference config."""
+"""Search options: allowed values, and the options that an inference config sets."""
 
 import dataclasses
 
@@ -29,7 +29,7 @@ def test_values_out_of_range_are_refused(values, message):
         options(**values)
 
 
-def test_every_search_option_of_a_config_is_taken():
+def test_search_options_are_read_from_the_config():
     config = InferenceConfig(
         temperature=0.5,
         top_k=3,
@@ -52,5 +52,5 @@ def test_host_only_values_of_a_config_give_equal_options():
         InferenceConfig(),
         InferenceConfig(min_confidence=0.5, batch_size=1, max_clip_seconds=9.0, rest_evidence=0.0),
     ]
-    first, second = (SearchOptions.from_config(c, bos_id=1, eos_id=2) for c in configs)
+    first, second = (SearchOptions.from_config(config, bos_id=1, eos_id=2) for config in configs)
     assert first == second and hash(first) == hash(second)

@@ -1,4 +1,4 @@
-"""Sampling against frequencies, and top-k and top-p against sorting."""
+"""Sampling, compared with frequencies, and top-k and top-p, compared with sorting."""
 
 import jax
 import jax.numpy as jnp
@@ -25,7 +25,7 @@ jitted_restrict = jax.jit(restrict)
 
 
 def allowed_by_sorting(logits, top_k, top_p):
-    """Ids of the tokens that may be drawn, for one row, by sorting."""
+    """Return the ids of the tokens that may be drawn, from sorted logits (v,)."""
     order = np.argsort(-logits, kind="stable")
     kept = order[:top_k] if top_k else order
     if top_p >= 1.0:  # the cumulative sum may round to 1 before the last token
@@ -61,7 +61,8 @@ def test_restrictions_count_exactly_and_keep_ties():
 
     assert kept(2, None) == [2, 5]
     assert kept(None, 0.6) == [2, 5]
-    assert kept(3, 0.8) == [2, 5]  # 0.7 of 0.85 is enough
+    # Top-k keeps 0.4 + 0.3 + 0.15 = 0.85; of these, two tokens have 0.7 / 0.85, more than 0.8.
+    assert kept(3, 0.8) == [2, 5]
     assert kept(99, 1.0) == [5, 5]
 
 
@@ -103,7 +104,7 @@ def test_a_temperature_near_zero_is_greedy_search():
     np.testing.assert_array_equal(found.tokens, greedy(source, options()).tokens)
 
 
-def test_draws_depend_on_the_clips_number_only():
+def test_draws_depend_only_on_the_number_and_memory_of_a_clip():
     states, lengths = ragged(6)
     order = np.array([4, 2, 0, 5, 1, 3])
 
@@ -116,7 +117,7 @@ def test_draws_depend_on_the_clips_number_only():
     np.testing.assert_array_equal(found[order], shuffled)
     same_number = draw(states.at[1:].set(0.5), lengths, [10, 3, 3, 3, 3, 3])
     np.testing.assert_array_equal(found[0], same_number[0])
-    assert (same_number[1:] == same_number[1]).all()  # one number and memories that agree
+    assert (same_number[1:] == same_number[1]).all()  # they have the number 3 and equal memories
 
 
 def test_another_rng_draws_another_sentence():

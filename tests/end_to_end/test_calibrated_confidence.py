@@ -1,4 +1,4 @@
-"""Calibrated confidences, from eval and training to translation, live text and exports."""
+"""Calibrated confidences: fitted by eval and training, used by translation, streams and exports."""
 
 import dataclasses
 import json
@@ -27,13 +27,12 @@ FLAGS = ("--split=test", "--decode=greedy,beam,ctc")
 
 @pytest.fixture(scope="module")
 def calibrated(trained, tmp_path_factory):
-    """A workdir with a calibration of every decoder, and the results of the eval that fitted it."""
+    """A workdir with a calibration of every decoder, and with the results of that eval."""
     workdir = tmp_path_factory.mktemp("calibrated") / "run"
     shutil.copytree(trained.workdir, workdir)
+    flags = [f"--workdir={workdir}", "--calibrate", *FLAGS]
     with tiny_run.light_jax(trained.cache):
-        assert (
-            tiny_run.command(eval_command.main, f"--workdir={workdir}", "--calibrate", *FLAGS) == 0
-        )
+        assert tiny_run.command(eval_command.main, *flags) == 0
     return workdir
 
 
@@ -68,7 +67,7 @@ def test_the_results_have_the_reliability_of_confidences(calibrated):
     assert sentence["examples"] == tiny_run.CLIPS["test"]
     assert sentence["right"] == round(scores["exact_match"] * sentence["examples"])
     assert 0 <= sentence["ece_interval"][0] <= sentence["ece"] <= 1
-    # Fewer examples than there could be bins: each has a bin of its own.
+    # There are fewer examples than BINS, so each example has its own bin.
     assert sentence["examples"] < BINS
     assert len(sentence["bins"]) == sentence["examples"]
     assert confidence["word"]["examples"] > 0
@@ -90,13 +89,12 @@ def test_a_calibration_changes_only_confidences(trained, calibrated, decode):
     clips = [trained.video(number) for number in range(4)]
     before = load_translator(trained.workdir).translate(clips, decode=decode)
     after = load_translator(calibrated).translate(clips, decode=decode)
-    assert [(one.text, one.tokens, one.score) for one in after] == [
-        (one.text, one.tokens, one.score) for one in before
-    ]
-    assert all(one.confidence != other.confidence for one, other in zip(after, before))
+    for ours, theirs in zip(after, before, strict=True):
+        assert (ours.text, ours.tokens, ours.score) == (theirs.text, theirs.tokens, theirs.score)
+        assert ours.confidence != theirs.confidence
 
 
-def test_a_confidence_is_computed_by_the_scale(trained, calibrated):
+def test_a_confidence_is_computed_with_the_fitted_scale(trained, calibrated):
     calibration = calibration_of(calibrated)
     frames = read_video(trained.video(1)).frames
     uncalibrated = load_translator(trained.workdir)
@@ -115,7 +113,7 @@ def test_a_confidence_is_computed_by_the_scale(trained, calibrated):
     scales = calibration.decoders["greedy"]
     assert scaled.confidence == pytest.approx(scales.sentence(sentence), abs=1e-5)
     assert [word.confidence for word in scaled.words] == pytest.approx(
-        [scales.word(one) for one in words], abs=1e-5
+        [scales.word(features) for features in words], abs=1e-5
     )
 
 
@@ -129,48 +127,41 @@ def _uncalibrated_hypothesis(model, frames):
     return found
 
 
-def test_live_text_has_the_same_confidences(trained, calibrated):
+def test_a_stream_has_calibrated_confidences_too(trained, calibrated):
     frames = read_video(trained.video(2)).frames
-    plain, scaled = (
-        [
-            segment
-            for update in load_translator(workdir).stream(
-                iter(frames), fps=10, window_seconds=1.0, rest_evidence=0.0
-            )
-            for segment in update.final
-        ]
-        for workdir in (trained.workdir, calibrated)
-    )
-    assert [one.text for one in plain] == [one.text for one in scaled]
+
+    def streamed_segments(workdir):
+        updates = load_translator(workdir).stream(
+            iter(frames), fps=10, window_seconds=1.0, rest_evidence=0.0
+        )
+        return [segment for update in updates for segment in update.final]
+
+    plain, scaled = streamed_segments(trained.workdir), streamed_segments(calibrated)
+    assert [segment.text for segment in plain] == [segment.text for segment in scaled]
     before = [word.confidence for segment in plain for word in segment.words]
     after = [word.confidence for segment in scaled for word in segment.words]
     assert before
-    assert len(before) == len(after)
-    assert all(one != other for one, other in zip(before, after))
+    assert all(old != new for old, new in zip(before, after, strict=True))
 
 
 def test_the_minimum_confidence_applies_to_scaled_values(trained, calibrated):
     translator = load_translator(calibrated)
-    found = translator.translate(trained.video(1))
-    assert (
-        translator.translate(trained.video(1), min_confidence=found.confidence - 1e-6).text
-        == found.text
-    )
-    assert translator.translate(trained.video(1), min_confidence=found.confidence + 1e-6).text == ""
+    video = trained.video(1)
+    found = translator.translate(video)
+    below, above = found.confidence - 1e-6, found.confidence + 1e-6
+    assert translator.translate(video, min_confidence=below).text == found.text
+    assert translator.translate(video, min_confidence=above).text == ""
 
 
 @pytest.mark.long
 def test_an_export_carries_the_calibration(trained, calibrated, tmp_path):
-    assert (
-        tiny_run.command(
-            export.main,
-            f"--workdir={calibrated}",
-            f"--output={tmp_path / 'out'}",
-            "--format=safetensors",
-            "--report_clips=1",
-        )
-        == 0
-    )
+    flags = [
+        f"--workdir={calibrated}",
+        f"--output={tmp_path / 'out'}",
+        "--format=safetensors",
+        "--report_clips=1",
+    ]
+    assert tiny_run.command(export.main, *flags) == 0
     assert calibration_of(tmp_path / "out") == calibration_of(calibrated)
     ours, theirs = (
         load_translator(path).translate(trained.video(3)) for path in (calibrated, tmp_path / "out")
@@ -192,11 +183,11 @@ def test_a_new_scale_keeps_those_of_other_decoders(calibrated, tmp_path):
     workdir = tmp_path / "run"
     shutil.copytree(calibrated, workdir)
     before = calibration_of(workdir)
-    spoiled = dataclasses.replace(
+    wrong_greedy = dataclasses.replace(
         before, decoders={**before.decoders, "greedy": before.decoders["beam"]}
     )
-    assert spoiled != before
-    (workdir / "calibration.json").write_text(to_json(spoiled))
+    assert wrong_greedy != before
+    (workdir / "calibration.json").write_text(to_json(wrong_greedy))
     calibrate_greedy(workdir)
     assert calibration_of(workdir) == before
 
@@ -231,25 +222,21 @@ def test_an_ensemble_cannot_be_calibrated(calibrated, capsys):
 
 def test_a_run_that_validates_texts_calibrates_its_best_step(trained, tmp_path, monkeypatch):
     workdir, steps = tmp_path / "run", tiny_run.STEPS_PER_EPOCH * tiny_run.EPOCHS
-    shutil.copytree(
-        trained.workdir, workdir, ignore=shutil.ignore_patterns(str(steps))
-    )  # the last epoch is still to come
+    # Without its last checkpoint, the run has one epoch left.
+    shutil.copytree(trained.workdir, workdir, ignore=shutil.ignore_patterns(str(steps)))
     words = [word.lower() for word in (*tiny_run.WHO, *tiny_run.WHAT)]
-    lexicon = learn_lexicon(([word], [word]) for word in words)  # as if they were glosses
+    lexicon = learn_lexicon(([word], [word]) for word in words)  # each word is its own gloss
     monkeypatch.setattr(RunCalibration, "lexicon", lexicon)
-    assert (
-        tiny_run.command(
-            train.main,
-            f"--config={trained.config}",
-            f"--workdir={workdir}",
-            "--config.training.best_metric=wer",
-            "--config.inference.lexicon_weight=1",
-        )
-        == 0
-    )
+    flags = [
+        f"--config={trained.config}",
+        f"--workdir={workdir}",
+        "--config.training.best_metric=wer",
+        "--config.inference.lexicon_weight=1",
+    ]
+    assert tiny_run.command(train.main, *flags) == 0
     found = calibration_of(workdir)
     assert found.step == load_model(workdir).step == steps
-    # The texts of beam search are ranked by the lexicon, so they have a scale of their own.
+    # The lexicon ranks the texts of beam search, so they have their own scale.
     assert list(found.decoders) == ["greedy", "ctc", "beam"]
     assert found.lexicon == lexicon
     assert found.clips == len(open_dataset(trained.data_dir, "video_folder").split("validation"))
@@ -257,6 +244,5 @@ def test_a_run_that_validates_texts_calibrates_its_best_step(trained, tmp_path, 
 
 
 def test_a_run_that_validates_by_loss_has_no_calibration(trained):
-    assert not (
-        trained.workdir / "calibration.json"
-    ).exists()  # its best checkpoint is chosen by validation loss
+    # The best checkpoint of this run is chosen by the validation loss.
+    assert not (trained.workdir / "calibration.json").exists()

@@ -1,4 +1,4 @@
-"""Outputs of eval: scores are printed before they can be lost, names are never markup."""
+"""Outputs of eval and export: unwritable files, groups of clips, names that look like markup."""
 
 import errno
 import json
@@ -16,35 +16,30 @@ from tests.helpers import tiny_run
 pytestmark = pytest.mark.usefixtures("light_jax")
 
 
-def never(*_, **__):
-    raise AssertionError("eval decoded first")
+def must_not_decode(*_, **__):
+    raise AssertionError("eval decoded before it checked the output")
+
+
+def run_eval(trained, *flags) -> int:
+    """Return the exit code of eval with greedy search."""
+    workdir = f"--workdir={trained.workdir}"
+    return tiny_run.command(evaluation.main, workdir, "--decode=greedy", *flags)
 
 
 @pytest.mark.parametrize(
-    "place", ["notes.txt/results.json", "taken.json", "taken_page.json", f"{'x' * 250}.json"]
+    "output", ["notes.txt/results.json", "taken.json", "taken_page.json", f"{'x' * 250}.json"]
 )
 def test_an_unwritable_output_is_refused_before_decoding(
-    trained, tmp_path, capsys, monkeypatch, place
+    trained, tmp_path, capsys, monkeypatch, output
 ):
     (tmp_path / "notes.txt").write_text("mine")
     (tmp_path / "taken.json").mkdir()
     (tmp_path / "taken_page.html").mkdir()
-    monkeypatch.setattr(evaluate, "evaluate", never)
-    assert (
-        tiny_run.command(
-            evaluation.main,
-            f"--workdir={trained.workdir}",
-            "--decode=greedy",
-            f"--output={tmp_path / place}",
-        )
-        == 2
-    )
+    monkeypatch.setattr(evaluate, "evaluate", must_not_decode)
+    assert run_eval(trained, f"--output={tmp_path / output}") == 2
     shown = capsys.readouterr().err
-    assert (
-        place.rpartition(".")[0] in shown
-        and "cannot be written" in shown
-        and "Traceback" not in shown
-    )
+    assert output.rpartition(".")[0] in shown and "cannot be written" in shown
+    assert "Traceback" not in shown
     assert (tmp_path / "notes.txt").read_text() == "mine"
     assert {path.name for path in tmp_path.iterdir()} == {
         "notes.txt",
@@ -64,36 +59,24 @@ def test_scores_are_printed_before_a_full_disk_stops_eval(
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(module, name, full)
-    assert (
-        tiny_run.command(
-            evaluation.main,
-            f"--workdir={trained.workdir}",
-            "--decode=greedy",
-            f"--output={tmp_path / 'results.json'}",
-        )
-        == 1
-    )
+    assert run_eval(trained, f"--output={tmp_path / 'results.json'}") == 1
     shown = capsys.readouterr()
     assert "BLEU-4" in shown.out and "greedy" in shown.out
-    assert (
-        f"{tmp_path / lost} could not be written: No space left on device" in shown.err
-        and "Traceback" not in shown.err
-    )
+    assert f"{tmp_path / lost} could not be written: No space left on device" in shown.err
+    assert "Traceback" not in shown.err
     assert {path.name for path in tmp_path.iterdir()} <= {"results.json"}
 
 
 def test_eval_groups_clips_by_columns_of_the_data_and_of_a_table(trained, tmp_path, capsys):
     output = tmp_path / "results.json"
-    flags = [f"--workdir={trained.workdir}", "--decode=greedy", f"--output={output}"]
-    assert tiny_run.command(evaluation.main, *flags) == 0
+    assert run_eval(trained, f"--output={output}") == 0
     capsys.readouterr()
     clips = [prediction["id"] for prediction in json.loads(output.read_text())["predictions"]]
     table = tmp_path / "clips.csv"
     rows = [f"{clip}.mp4;{'front' if i else 'side'}" for i, clip in enumerate(clips[1:])]
     table.write_text("uid;camera\n" + "\n".join(rows), encoding="utf-8")
-    assert (
-        tiny_run.command(evaluation.main, *flags, "--by=video_id,camera", f"--table={table}") == 0
-    )
+    grouped = ("--by=video_id,camera", f"--table={table}")
+    assert run_eval(trained, f"--output={output}", *grouped) == 0
     shown = capsys.readouterr().out
     assert "video_id" in shown and "(none)" in shown and "side" in shown
     groups = [prediction["groups"] for prediction in json.loads(output.read_text())["predictions"]]
@@ -105,7 +88,7 @@ def test_eval_groups_clips_by_columns_of_the_data_and_of_a_table(trained, tmp_pa
         (["--by=signer", f"--table={table}"], "--table gives columns to --by"),
         (["--by=place", f"--table={table}"], "no column 'place'"),
     ):
-        assert tiny_run.command(evaluation.main, *flags, *wrong) == 2
+        assert run_eval(trained, f"--output={output}", *wrong) == 2
         assert message in capsys.readouterr().err
 
 
@@ -123,40 +106,31 @@ def test_eval_works_where_names_look_like_markup(trained, tmp_path, capsys):
     assert tiny_run.command(evaluation.main, *flags) == 0
     shown = capsys.readouterr()
     assert str(workdir / "eval" / "test.json") in shown.out and "Traceback" not in shown.err
-    assert (
-        len(json.loads((workdir / "eval" / "test.json").read_text())["predictions"])
-        == tiny_run.CLIPS["test"]
-    )
+    results = json.loads((workdir / "eval" / "test.json").read_text())
+    assert len(results["predictions"]) == tiny_run.CLIPS["test"]
 
 
 def test_export_works_where_names_look_like_markup(trained, tmp_path, capsys):
     output = tmp_path / "out[" / "foo]"
-    assert (
-        tiny_run.command(
-            export.main,
-            f"--workdir={trained.workdir}",
-            f"--output={output}",
-            "--format=safetensors",
-            "--data_dir=/no/such",
-        )
-        == 0
-    )
+    flags = [
+        f"--workdir={trained.workdir}",
+        f"--output={output}",
+        "--format=safetensors",
+        "--data_dir=/no/such",
+    ]
+    assert tiny_run.command(export.main, *flags) == 0
     shown = capsys.readouterr()
     assert f"{output}\n" in shown.out and "Traceback" not in shown.err
-    text = json.loads((output / "report.json").read_text())
-    scored = {"bleu4": 1.0, "chrf": 1.0, "wer": 1.0, "exact_match": 1.0}
-    table = report_table(
-        text
-        | {
-            "scores": {
-                "split": "[/x]",
-                "clips": 1,
-                "decoder": "greedy",
-                "before": scored,
-                "after": scored,
-            }
-        }
-    )
+    report = json.loads((output / "report.json").read_text())
+    metrics = {"bleu4": 1.0, "chrf": 1.0, "wer": 1.0, "exact_match": 1.0}
+    scores = {
+        "split": "[/x]",
+        "clips": 1,
+        "decoder": "greedy",
+        "before": metrics,
+        "after": metrics,
+    }
+    table = report_table(report | {"scores": scores})
     assert any("[/x]" in str(cell) for cell in table.columns[0].cells)
     from rich.console import Console
 

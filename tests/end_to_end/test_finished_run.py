@@ -1,4 +1,4 @@
-"""A finished run that is started again changes nothing. Interrupted runs: tests/reliability."""
+"""A finished run that is started again. For interrupted runs, see tests/reliability."""
 
 import logging
 import shutil
@@ -38,7 +38,7 @@ def test_a_finished_run_compiles_no_step_and_writes_nothing(trained, tmp_path, c
 
 @pytest.mark.long
 def test_a_run_with_another_epoch_compiles_its_step(trained, tmp_path, caplog):
-    """Else the test above would look for a name that no program has."""
+    """This shows that the test above looks for the right name of a program."""
     workdir = shutil.copytree(trained.workdir, tmp_path / "run")
     flag = f"--config.training.num_epochs={tiny_run.EPOCHS + 1}"
     assert STEP in start_again(trained, workdir, caplog, flag)

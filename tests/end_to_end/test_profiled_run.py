@@ -19,8 +19,8 @@ from signvit_jax.training import step_programs
 from tests.helpers import tiny_run
 
 
-class TooLargeInTheEnd(CompiledSteps):
-    """A training step whose fourth call XLA refuses."""
+class OutOfMemoryAtStep4(CompiledSteps):
+    """A training step whose fourth call runs out of memory in XLA."""
 
     calls = 0
 
@@ -28,7 +28,8 @@ class TooLargeInTheEnd(CompiledSteps):
         self.calls += 1
         if self.calls < 4:
             return super().__call__(state, batch)
-        # 4 exabytes: XLA itself refuses them. The loop's guard would refuse the zero.
+        # XLA itself refuses these 4 exabytes. The transfer guard of the train loop would refuse to
+        # put the zero on the device.
         with jax.transfer_guard("allow"):
             return jax.block_until_ready(jnp.zeros((2**30, 2**30)))
 
@@ -55,8 +56,8 @@ def stopped(trained, tmp_path_factory) -> StoppedRun:
         pytest.MonkeyPatch.context() as patch,
         contextlib.redirect_stderr(messages),
     ):
-        patch.setattr(step_programs, "CompiledSteps", TooLargeInTheEnd)
-        # This CPU's kind is not in the table of peaks.
+        patch.setattr(step_programs, "CompiledSteps", OutOfMemoryAtStep4)
+        # The table of peak FLOP/s has no CPU.
         patch.setattr(throughput, "peak_flops", lambda kind: 1e12)
         code = tiny_run.command(train.main, *flags)
     return StoppedRun(workdir, code, messages.getvalue())
@@ -75,18 +76,18 @@ def test_every_step_has_its_speed_in_the_metrics(stopped):
     for name in ("clips_per_second", "frames_per_second", "data_wait", "mfu"):
         assert all(float(row[f"train/{name}"]) >= 0 for row in rows)
     assert all(0 < float(row["train/mfu"]) < 1 for row in rows)
-    assert "train/peak_memory_gib" not in rows[0]  # a CPU reports no memory figures
+    assert "train/peak_memory_gib" not in rows[0]  # a CPU does not report its memory use
 
 
-def test_running_out_of_memory_is_exit_5_with_advice(stopped):
+def test_out_of_memory_is_exit_5_with_advice(stopped):
     assert stopped.exit_code == 5, stopped.messages
     parts = (
         "out of memory: RESOURCE_EXHAUSTED",
         "gradients and activations",
         "1. --config.training.gradient_acc",
     )
-    places = [stopped.messages.find(part) for part in parts]
-    assert -1 not in places and places == sorted(places), stopped.messages
+    positions = [stopped.messages.find(part) for part in parts]
+    assert -1 not in positions and positions == sorted(positions), stopped.messages
     assert "not compiled" not in stopped.messages and "Traceback" not in stopped.messages
 
 

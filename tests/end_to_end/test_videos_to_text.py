@@ -1,4 +1,4 @@
-"""From videos to text by build, train, eval and translate: each reads what the one before wrote."""
+"""From videos to text: build, train, eval and translate, each with the files of the one before."""
 
 import csv
 import json
@@ -16,15 +16,11 @@ pytestmark = pytest.mark.usefixtures("light_jax")
 
 @pytest.fixture(scope="module")
 def evaluated(trained, tmp_path_factory):
-    """(the JSON of an evaluation by all decoders, the path of its file)"""
+    """(the JSON of an evaluation with all decoders, the path of its file)."""
     output = tmp_path_factory.mktemp("eval") / "deep" / "test.json"
+    flags = [f"--workdir={trained.workdir}", f"--output={output}"]
     with tiny_run.light_jax(trained.cache):
-        assert (
-            tiny_run.command(
-                eval_command.main, f"--workdir={trained.workdir}", f"--output={output}"
-            )
-            == 0
-        )
+        assert tiny_run.command(eval_command.main, *flags) == 0
     return json.loads(output.read_text(encoding="utf-8")), output
 
 
@@ -54,33 +50,31 @@ def test_metrics_have_every_step_once_and_the_loss_falls(trained):
     assert len(validation) == tiny_run.EPOCHS and validation[-1] < validation[0]
 
 
-def test_evaluation_has_every_clip_once_with_its_raw_reference(trained, evaluated):
+def test_evaluation_has_every_clip_once_with_its_unchanged_reference(trained, evaluated):
     found, _ = evaluated
     with (trained.source / "clips.csv").open(newline="") as file:
-        wanted = {row["uid"]: row["text"] for row in csv.DictReader(file) if row["split"] == "test"}
-    assert (
-        len(found["predictions"]) == len(wanted) == 6
-    )  # not a multiple of the batch of 4: the last batch is filled up
-    assert {entry["id"]: entry["reference"] for entry in found["predictions"]} == wanted
-    assert any(text != text.lower() for text in wanted.values()) and any(
-        text[-1] in ".!" for text in wanted.values()
-    )
+        texts = {row["uid"]: row["text"] for row in csv.DictReader(file) if row["split"] == "test"}
+    # 6 is not a multiple of the batch size 4, so the last batch has padding rows.
+    assert len(found["predictions"]) == len(texts) == 6
+    assert {entry["id"]: entry["reference"] for entry in found["predictions"]} == texts
+    # References keep their capital letters and punctuation marks.
+    assert any(text != text.lower() for text in texts.values())
+    assert any(text[-1] in ".!" for text in texts.values())
     assert all({"greedy", "beam", "ctc"} <= entry.keys() for entry in found["predictions"])
 
 
-def test_scores_are_those_of_the_written_predictions(evaluated):
+def test_scores_equal_those_of_the_written_predictions(evaluated):
     found, _ = evaluated
     references = [entry["reference"] for entry in found["predictions"]]
     assert set(found["decoders"]) == {"greedy", "beam", "ctc"}
     for name, entry in found["decoders"].items():
-        again = score(
-            references, [prediction[name] for prediction in found["predictions"]], lowercase=True
-        )
-        assert entry["scores"] == pytest.approx(again.as_dict())
+        hypotheses = [prediction[name] for prediction in found["predictions"]]
+        expected = score(references, hypotheses, lowercase=True)
+        assert entry["scores"] == pytest.approx(expected.as_dict())
         assert "case:lc" in entry["signature"]
 
 
-def test_the_report_beside_the_predictions_shows_clips(evaluated):
+def test_the_report_next_to_the_predictions_shows_clips(evaluated):
     _, output = evaluated
     page = output.with_suffix(".html").read_text(encoding="utf-8")
     assert "clip16" in page and "data:image/" in page
@@ -90,11 +84,9 @@ def test_translation_and_evaluation_give_the_same_text(trained, evaluated, capfd
     found, _ = evaluated
     clips = [trained.video(number) for number in (16, 21)]
     assert tiny_run.command(translate.main, *clips, f"--workdir={trained.workdir}") == 0
-    printed = dict(
-        line.split("\t") if "\t" in line else (line, "")
-        for line in capfd.readouterr().out.splitlines()
-    )
+    printed = {}
+    for line in capfd.readouterr().out.splitlines():
+        path, _, text = line.partition("\t")
+        printed[path] = text.strip()
     texts = {entry["id"]: entry["greedy"] for entry in found["predictions"]}
-    assert {path: text.strip() for path, text in printed.items()} == {
-        str(clip): texts[clip.stem] for clip in clips
-    }
+    assert printed == {str(clip): texts[clip.stem] for clip in clips}

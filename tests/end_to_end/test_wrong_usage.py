@@ -1,6 +1,6 @@
-"""Wrong usage of train, eval and translate ends with 2 and one line, before any compilation.
+"""Wrong usage of train, eval and translate: exit code 2 and one line, before any compilation.
 
-tests/tfds_builders has that of the build command.
+tests/tfds_builders tests wrong usage of the build command.
 """
 
 import fcntl
@@ -20,8 +20,8 @@ from tfds_builders import build
 pytestmark = pytest.mark.usefixtures("light_jax")
 
 
-def fails(capfd, main, *arguments) -> str:
-    """Standard error of a command that must end with exit code 2."""
+def usage_error(capfd, main, *arguments) -> str:
+    """Return the standard error of a command that must end with exit code 2."""
     capfd.readouterr()
     assert tiny_run.command(main, *arguments) == 2
     message = capfd.readouterr().err
@@ -42,9 +42,9 @@ def fails(capfd, main, *arguments) -> str:
             ["/nowhere/vocab.txt"],
         ),
         (
-            ["--config.training.best_metric=bleu4"],
+            ["--config.training.best_metric=bleu4"],  # the texts of the data set have two words
             ["training.best_metric is 'bleu4'", "'chrf', 'wer', 'loss'"],
-        ),  # its texts have two words
+        ),
         (
             ["--config.evaluation.tokenize=cha"],
             ["evaluation.tokenize is 'cha'", "did you mean 'char'?"],
@@ -66,14 +66,14 @@ def fails(capfd, main, *arguments) -> str:
 def test_an_impossible_config_is_exit_2_with_key_and_value(
     trained, tmp_path, capfd, overrides, parts
 ):
-    message = fails(
+    message = usage_error(
         capfd, train.main, f"--config={trained.config}", f"--workdir={tmp_path / 'run'}", *overrides
     )
     assert [part for part in parts if part not in message] == [], message
 
 
 def test_a_missing_config_file_is_exit_2(tmp_path, capfd):
-    assert "no_config.py" in fails(
+    assert "no_config.py" in usage_error(
         capfd, train.main, f"--config={tmp_path / 'no_config.py'}", f"--workdir={tmp_path / 'run'}"
     )
 
@@ -85,7 +85,7 @@ def test_a_workdir_of_another_model_is_exit_2_with_its_keys(trained, tmp_path, c
         "--config.model.temporal.num_queries=5",
         "--config.training.patience=7",
     ]
-    message = fails(
+    message = usage_error(
         capfd, train.main, f"--config={trained.config}", f"--workdir={workdir}", *changes
     )
     assert "config.model.decoder.num_layers: 1 in the workdir, 2 now" in message
@@ -97,15 +97,11 @@ def test_a_workdir_of_another_model_is_exit_2_with_its_keys(trained, tmp_path, c
 def test_a_data_set_rebuilt_with_another_option_is_exit_2(trained, tmp_path, capfd):
     workdir = shutil.copytree(trained.workdir, tmp_path / "run")
     tables = [f"--csv={trained.source / 'clips.csv'}", f"--videos={trained.source / 'videos'}"]
+    options = ["--workers=1", "--jpeg_quality=50"]
     before = signal.getsignal(signal.SIGTERM)
-    assert (
-        build.main(
-            ["video_folder", f"--data_dir={tmp_path}", *tables, "--workers=1", "--jpeg_quality=50"]
-        )
-        == 0
-    )
-    signal.signal(signal.SIGTERM, before)
-    message = fails(
+    assert build.main(["video_folder", f"--data_dir={tmp_path}", *tables, *options]) == 0
+    signal.signal(signal.SIGTERM, before)  # build sets a handler
+    message = usage_error(
         capfd,
         train.main,
         f"--config={trained.config}",
@@ -113,15 +109,14 @@ def test_a_data_set_rebuilt_with_another_option_is_exit_2(trained, tmp_path, cap
         f"--config.data.data_dir={tmp_path}",
     )
     assert "option jpeg_quality: 90 then, 50 now" in message and "split 'test': 6 clips" in message
-    assert json.loads((workdir / "config.json").read_text())["data"]["data_dir"] == str(
-        trained.data_dir
-    )
+    config = json.loads((workdir / "config.json").read_text())
+    assert config["data"]["data_dir"] == str(trained.data_dir)
 
 
 def test_fewer_epochs_than_done_are_exit_2_and_change_nothing(trained, tmp_path, capfd):
     workdir = shutil.copytree(trained.workdir, tmp_path / "run")
     before = (workdir / "config.json").read_text()
-    message = fails(
+    message = usage_error(
         capfd,
         train.main,
         f"--config={trained.config}",
@@ -139,10 +134,10 @@ def test_a_damaged_config_or_tokenizer_is_named_by_path(trained, tmp_path, capfd
         trained.workdir, tmp_path / "run", ignore=shutil.ignore_patterns("checkpoints")
     )
     (workdir / name).write_bytes(content)
-    assert str(workdir / name) in fails(
+    assert str(workdir / name) in usage_error(
         capfd, translate.main, trained.video(0), f"--workdir={workdir}"
     )
-    assert str(workdir / name) in fails(
+    assert str(workdir / name) in usage_error(
         capfd, train.main, f"--config={trained.config}", f"--workdir={workdir}"
     )
 
@@ -151,7 +146,7 @@ def test_a_second_trainer_on_one_workdir_is_exit_2(trained, tmp_path, capfd):
     workdir = shutil.copytree(trained.workdir, tmp_path / "run")
     with (workdir / ".lock").open("a") as other:
         fcntl.flock(other, fcntl.LOCK_EX)
-        assert "in use" in fails(
+        assert "in use" in usage_error(
             capfd, train.main, f"--config={trained.config}", f"--workdir={workdir}"
         )
 
@@ -164,7 +159,7 @@ def test_a_second_trainer_on_one_workdir_is_exit_2(trained, tmp_path, capfd):
 def test_a_path_that_is_not_a_workdir_is_exit_2(trained, capfd, command, path, reason):
     folder = trained.source / path
     arguments = [eval_command.main] if command == "eval" else [translate.main, trained.video(0)]
-    message = fails(capfd, *arguments, f"--workdir={folder}")
+    message = usage_error(capfd, *arguments, f"--workdir={folder}")
     assert reason in message and str(folder).rstrip("/") in message
 
 
@@ -172,7 +167,8 @@ def test_a_workdir_without_a_checkpoint_is_exit_2(trained, tmp_path, capfd):
     workdir = shutil.copytree(
         trained.workdir, tmp_path / "run", ignore=shutil.ignore_patterns("checkpoints")
     )
-    assert "no checkpoint" in fails(capfd, translate.main, trained.video(0), f"--workdir={workdir}")
+    message = usage_error(capfd, translate.main, trained.video(0), f"--workdir={workdir}")
+    assert "no checkpoint" in message
 
 
 @pytest.mark.parametrize(
@@ -189,19 +185,19 @@ def test_a_workdir_without_a_checkpoint_is_exit_2(trained, tmp_path, capfd):
     ],
 )
 def test_eval_refuses_unknown_names(trained, capfd, flags, parts):
-    message = fails(capfd, eval_command.main, f"--workdir={trained.workdir}", *flags)
+    message = usage_error(capfd, eval_command.main, f"--workdir={trained.workdir}", *flags)
     assert [part for part in parts if part not in message] == [], message
 
 
 @pytest.mark.skipif(importlib.util.find_spec("MeCab") is not None, reason="MeCab is installed")
 def test_a_missing_tokenization_is_refused_before_decoding(trained, tmp_path, capfd, monkeypatch):
     monkeypatch.setattr(Predictor, "predict_split", None)
-    assert "sacrebleu[ja]" in fails(
+    assert "sacrebleu[ja]" in usage_error(
         capfd, eval_command.main, f"--workdir={trained.workdir}", "--tokenize=ja-mecab"
     )
-    changed = "--config.evaluation.tokenize=ja-mecab"
-    assert "sacrebleu[ja]" in fails(
-        capfd, train.main, f"--config={trained.config}", f"--workdir={tmp_path / 'run'}", changed
+    override = "--config.evaluation.tokenize=ja-mecab"
+    assert "sacrebleu[ja]" in usage_error(
+        capfd, train.main, f"--config={trained.config}", f"--workdir={tmp_path / 'run'}", override
     )
 
 
@@ -209,7 +205,7 @@ def test_a_missing_tokenization_is_refused_before_decoding(trained, tmp_path, ca
     "flag", ["--beam_size=0", "--temperature=0", "--top_p=2", "--length_penalty=nan", "--top_k=-1"]
 )
 def test_translate_refuses_impossible_decoding_values(trained, capfd, flag):
-    message = fails(
+    message = usage_error(
         capfd,
         translate.main,
         trained.video(0),

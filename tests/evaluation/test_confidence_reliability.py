@@ -1,4 +1,4 @@
-"""AUC and calibration error against counting by hand, and the definition of right."""
+"""AUC and calibration error, compared with counts by hand, and what counts as right."""
 
 import numpy as np
 import pytest
@@ -33,7 +33,7 @@ def test_calibration_error_is_the_mean_gap_of_ten_equal_bins():
     gaps = [abs(confidences[part].mean() - right[part].mean()) for part in np.split(order, BINS)]
     found = reliability(confidences, right)
     assert found.ece == pytest.approx(np.mean(gaps))
-    assert [one.count for one in found.bins] == [20] * BINS
+    assert [confidence_bin.count for confidence_bin in found.bins] == [20] * BINS
     assert found.bins[-1].confidence == pytest.approx(confidences[order[-20:]].mean())
     assert found.bins[-1].right == pytest.approx(right[order[-20:]].mean())
 
@@ -43,17 +43,18 @@ def test_calibrated_confidences_have_little_calibration_error():
     confidences = rng.random(20_000)
     found = reliability(confidences, rng.random(20_000) < confidences)
     assert found.ece < 0.02 and found.ece_interval[0] <= found.ece_interval[1] < 0.03
-    assert found.auc == pytest.approx(5 / 6, abs=0.01)  # of a uniform probability of being right
-    assert found.auc_interval[0] < 5 / 6 < found.auc_interval[1]
+    auc = 5 / 6  # the AUC if the probability of being right is uniform
+    assert found.auc == pytest.approx(auc, abs=0.01)
+    assert found.auc_interval[0] < auc < found.auc_interval[1]
 
 
-def test_a_constant_excess_is_the_calibration_error():
+def test_a_constant_excess_of_confidence_is_the_calibration_error():
     found = reliability([0.9] * 100, [True, False] * 50)
     assert found.ece == pytest.approx(0.4) and found.auc == 0.5
 
 
 def test_the_bootstrap_draws_complete_clips():
-    """Words of one clip that are all right or all wrong count as much as one word."""
+    """If all words of a clip are right, or all are wrong, they count as much as one word."""
     rng = np.random.default_rng(2)
     confidences = rng.random(100)
     right = rng.random(100) < 0.5
@@ -70,7 +71,7 @@ def test_without_wrong_examples_there_is_no_auc():
     assert found.auc is None and found.auc_interval is None and found.ece == pytest.approx(0.15)
 
 
-def test_without_examples_there_are_no_figures():
+def test_without_examples_there_are_no_measures():
     found = reliability([], [])
     assert (found.examples, found.auc, found.ece, found.bins) == (0, None, None, ())
 

@@ -1,4 +1,4 @@
-"""Metrics against sacreBLEU itself, brute force over all alignments, and scores by hand."""
+"""Metrics, compared with sacreBLEU, brute force over all alignments, and scores by hand."""
 
 import functools
 import importlib.util
@@ -45,7 +45,10 @@ words = st.lists(st.sampled_from("abc"), max_size=6)
 
 @functools.cache
 def minimal_cost(reference, hypothesis, costs):
-    """The edit distance by its recursive definition."""
+    """Return the edit distance by its recursive definition.
+
+    `costs` are those of a substitution, an insertion and a deletion.
+    """
     if not reference:
         return len(hypothesis) * costs[1]
     if not hypothesis:
@@ -59,7 +62,9 @@ def minimal_cost(reference, hypothesis, costs):
 
 
 def word_errors(references, hypotheses):
-    return count_errors(*([text.split() for text in texts] for texts in (references, hypotheses)))
+    return count_errors(
+        [text.split() for text in references], [text.split() for text in hypotheses]
+    )
 
 
 @given(words, words, st.sampled_from([(1, 1, 1), (4, 3, 3)]))
@@ -156,7 +161,8 @@ def test_common_subsequence_equals_its_recursive_definition(a, b):
 
 
 def test_rouge_l_is_the_mean_of_the_papers_formula():
-    # LCS "a c" of 2; precision 2/2, recall 2/3, beta 1.2. The second pair shares nothing.
+    # The longest common subsequence "a c" has 2 words: precision 2/2, recall 2/3; beta is 1.2. The
+    # second pair has no common word.
     first = (1 + 1.44) * 1.0 * (2 / 3) / ((2 / 3) + 1.44 * 1.0)
     assert score(["a b c", "d"], ["a c", "e"]).rouge_l == pytest.approx(100 * first / 2)
 
@@ -177,7 +183,7 @@ def test_confusions_count_substitutions_insertions_and_deletions():
 @pytest.mark.parametrize("lowercase", [False, True])
 def test_a_signature_determines_the_counted_words(tokenize, lowercase):
     scores = score(REFERENCES, HYPOTHESES, tokenize=tokenize, lowercase=lowercase)
-    errors = count_errors(*(counted_words(texts, scores) for texts in (REFERENCES, HYPOTHESES)))
+    errors = count_errors(counted_words(REFERENCES, scores), counted_words(HYPOTHESES, scores))
     assert (errors.rate, errors.reference_words) == (scores.wer, scores.reference_words)
 
 
@@ -201,7 +207,8 @@ def test_phoenix_glosses_are_cleaned(line, cleaned):
 
 
 def test_phoenix_costs_prefer_keeping_a_match():
-    # Unit costs give two substitutions; with 4/3/3 keeping B for 3 + 3 is cheaper than 4 + 4.
+    # With unit costs, two substitutions are cheapest. With the costs 4/3/3, an insertion and a
+    # deletion (3 + 3), which keep B, are cheaper than two substitutions (4 + 4).
     assert word_errors(["A B"], ["B C"]) == WordErrors(2, 0, 0, 2)
     assert gloss_wer(["REGEN SONNE"], ["__ON__ SONNE WIND"]) == WordErrors(0, 1, 1, 2)
 
@@ -235,11 +242,9 @@ def test_as_dict_has_plain_numbers():
     assert all(type(value) in (int, float) for value in values.values())
 
 
-TIMES, ADVERBS, THINGS = (
-    ("今天", "明天", "昨天", "早上"),
-    ("很", "不", "非常", "有点", "太"),
-    ("天气", "学校", "工作", "电影", "早饭"),
-)
+TIMES = ("今天", "明天", "昨天", "早上")
+ADVERBS = ("很", "不", "非常", "有点", "太")
+THINGS = ("天气", "学校", "工作", "电影", "早饭")
 CHINESE = [
     f"{time}的{thing}{adverb}好{end}"
     for time in TIMES
@@ -290,20 +295,20 @@ def test_a_tokenization_that_is_not_installed_names_its_package():
 
 
 HINDI = "\u092f\u0939 \u0938\u095c\u0915 \u092c\u0939\u0941\u0924 \u092c\u095c\u0940 \u0939\u0948"
-TYPED = {
+NOT_COMPOSED = {  # texts that NFC changes
     "Hindi with U+095C": HINDI,
     "Vietnamese": unicodedata.normalize("NFD", "Hôm nay trời rất đẹp và nắng"),
     "French": unicodedata.normalize("NFD", "l'été a été très agréable à Orléans"),
 }
 
 
-@pytest.mark.parametrize("language", TYPED)
+@pytest.mark.parametrize("language", NOT_COMPOSED)
 @pytest.mark.parametrize("lowercase", [False, True])
-def test_how_an_accent_was_typed_is_no_error(language, lowercase):
-    typed = TYPED[language]
-    composed = unicodedata.normalize("NFC", TYPED[language])
-    assert typed != composed
-    for references, hypotheses in (([typed], [composed]), ([composed], [typed])):
+def test_composed_and_decomposed_accents_are_equal(language, lowercase):
+    text = NOT_COMPOSED[language]
+    composed = unicodedata.normalize("NFC", text)
+    assert text != composed
+    for references, hypotheses in (([text], [composed]), ([composed], [text])):
         scores = score(references, hypotheses, lowercase=lowercase)
         assert (scores.bleu4, scores.chrf, scores.rouge_l) == pytest.approx((100, 100, 100))
         assert scores.wer == 0 and scores.exact_match == 1

@@ -1,4 +1,4 @@
-"""The results file: its format, and that it reads back as written."""
+"""The results file: its format, reading and writing, and errors."""
 
 import dataclasses
 import json
@@ -58,7 +58,7 @@ def test_references_of_a_gloss_decoder_are_the_glosses():
     assert results.references("ctc") == ["RAIN ü", "RAIN ü"]
 
 
-def test_gloss_scores_read_back_as_written():
+def test_gloss_scores_are_read_back_as_written():
     results = dataclasses.replace(some_results(), gloss_decoders=("ctc",))
     glosses = score(results.references("ctc"), ["", ""], glosses=True)
     results = dataclasses.replace(
@@ -97,7 +97,7 @@ def test_a_file_without_units_gets_them_from_its_signatures():
     assert found.unknown == found.phoenix_gloss_wer == {}
 
 
-def test_reads_back_as_written(tmp_path):
+def test_a_results_file_is_read_back_as_written(tmp_path):
     path = tmp_path / "new folder" / "results.json"
     results_file.write(some_results(), path)
     assert results_file.read(path) == some_results()
@@ -121,9 +121,10 @@ def test_a_failed_write_keeps_the_old_file(tmp_path):
     path = tmp_path / "results.json"
     results_file.write(some_results(), path)
     before = path.read_text()
-    bad = dataclasses.replace(some_results().predictions[0], hypotheses={"score": "x"})
+    # The name of this decoder is also a key of every prediction.
+    ambiguous = dataclasses.replace(some_results().predictions[0], hypotheses={"score": "x"})
     with pytest.raises(ResultsError, match="two values under 'score'"):
-        results_file.write(dataclasses.replace(some_results(), predictions=(bad,)), path)
+        results_file.write(dataclasses.replace(some_results(), predictions=(ambiguous,)), path)
     assert path.read_text() == before and len(list(tmp_path.iterdir())) == 1
 
 

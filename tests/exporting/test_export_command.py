@@ -1,4 +1,4 @@
-"""The export command on a finished run: every format, its report, and loading the export."""
+"""The export command on a finished run: every format, the report, and exports that are loaded."""
 
 import json
 import os
@@ -23,35 +23,36 @@ LONG = pytest.mark.long
 FORMATS = [
     pytest.param(("int8", None), id="int8"),
     pytest.param(("int8", "weights_and_inputs"), marks=LONG, id="int8 inputs"),
-    pytest.param(("stablehlo", None), marks=LONG, id="stablehlo"),  # covered by test_programs
     pytest.param(("onnx", None), id="onnx"),
-    pytest.param(("onnx", "none"), marks=LONG, id="onnx float32"),  # covered by test_programs
-    pytest.param(
-        ("safetensors", None), marks=LONG, id="safetensors"
-    ),  # covered by the test without data
+    # These formats have short tests too: in tests/serving/test_programs.py, and below without data.
+    pytest.param(("stablehlo", None), marks=LONG, id="stablehlo"),
+    pytest.param(("onnx", "none"), marks=LONG, id="onnx float32"),
+    pytest.param(("safetensors", None), marks=LONG, id="safetensors"),
 ]
+
+
+def run_export(trained, output, *flags) -> int:
+    """Return the exit code of an export of the trained model."""
+    paths = (f"--workdir={trained.workdir}", f"--output={output}")
+    return tiny_run.command(export.main, *paths, *flags)
 
 
 @pytest.fixture(scope="module", params=FORMATS)
 def exported(request, trained, tmp_path_factory):
+    """(the format, the value of --quantize or None, the folder of an export)."""
     export_format, quantize = request.param
     output = tmp_path_factory.mktemp("exports") / "model"
-    asked = [f"--quantize={quantize}"] if quantize else []
+    quantize_flag = [f"--quantize={quantize}"] if quantize else []
     flags = (
         f"--format={export_format}",
-        *asked,
+        *quantize_flag,
         "--calibration_clips=4",
         "--report_clips=3",
         "--license=CC BY 4.0",
         "--sign_language=Tiny Signs",
     )
     with tiny_run.light_jax(trained.cache):
-        assert (
-            tiny_run.command(
-                export.main, f"--workdir={trained.workdir}", f"--output={output}", *flags
-            )
-            == 0
-        )
+        assert run_export(trained, output, *flags) == 0
     return export_format, quantize, output
 
 
@@ -60,9 +61,10 @@ def test_an_export_opens_translates_and_reports(trained, exported):
     assert not output.with_name("model.unfinished").exists()
     report = json.loads((output / "report.json").read_text())
     exact = quantize == "none" or export_format in ("stablehlo", "safetensors")
-    for at in report["difference"].values():
-        assert at["largest"] <= (1e-4 if exact else 0.2 * at["of"]), report["difference"]
-        assert exact or at["largest"] > 0
+    for difference in report["difference"].values():
+        limit = 1e-4 if exact else 0.2 * difference["of"]
+        assert difference["largest"] <= limit, report["difference"]
+        assert exact or difference["largest"] > 0
     assert report["size"]["export_bytes"] > 0 and report["latency"]["after"] > 0
     scores = report["scores"]
     assert scores["clips"] == 3 and scores["before"]["examples"] == scores["after"]["examples"] == 3
@@ -84,13 +86,13 @@ def test_an_export_opens_translates_and_reports(trained, exported):
     ours, theirs = load_translator(trained.workdir), load_translator(output)
     for decode in ("greedy", "beam", "ctc") if exact else ("beam",):
         after = theirs.translate(clips, decode=decode)
-        assert len(after) == len(clips) and all(np.isfinite(one.score) for one in after)
+        assert len(after) == len(clips)
+        assert all(np.isfinite(translation.score) for translation in after)
         if exact:
             before = ours.translate(clips, decode=decode)
-            assert [one.text for one in before] == [one.text for one in after]
-            np.testing.assert_allclose(
-                [one.score for one in before], [one.score for one in after], atol=1e-3
-            )
+            for old, new in zip(before, after, strict=True):
+                assert old.text == new.text
+                assert old.score == pytest.approx(new.score, rel=1e-7, abs=1e-3)
 
 
 def test_an_export_names_no_folder_of_its_author(trained, exported):
@@ -105,52 +107,38 @@ def test_an_export_names_no_folder_of_its_author(trained, exported):
 def test_int8_parameters_stay_int8(exported):
     export_format, quantize, output = exported
     if export_format != "int8":
-        pytest.skip("of INT8 exports")
-    kernels = {
+        pytest.skip("this test is for INT8 exports")
+    parameters = {
         jax.tree_util.keystr(path): leaf
         for path, leaf in jax.tree_util.tree_leaves_with_path(load_model(output).params)
     }
     int8 = [
         name
-        for name, leaf in kernels.items()
+        for name, leaf in parameters.items()
         if leaf.dtype == np.int8 and name.endswith("['kernel']")
     ]
     assert any("encoder" in name for name in int8) and any("decoder" in name for name in int8)
-    assert any("input_scale" in name for name in kernels) == (quantize == "weights_and_inputs")
+    has_input_scales = any("input_scale" in name for name in parameters)
+    assert has_input_scales == (quantize == "weights_and_inputs")
 
 
-def test_the_commands_take_an_export(trained, exported, tmp_path, capsys):
+def test_translate_and_eval_accept_an_export(trained, exported, tmp_path, capsys):
     export_format, _, output = exported
-    backend = "onnx" if export_format == "onnx" else "jax"
-    assert (
-        tiny_run.command(
-            translate.main, f"--workdir={output}", f"--backend={backend}", trained.video(0)
-        )
-        == 0
-    )
+    backend, wrong_backend = ("onnx", "jax") if export_format == "onnx" else ("jax", "onnx")
+    arguments = (f"--workdir={output}", trained.video(0))
+    assert tiny_run.command(translate.main, *arguments, f"--backend={backend}") == 0
     assert "clip00.mp4\t" in capsys.readouterr().out
+    assert tiny_run.command(translate.main, *arguments, f"--backend={wrong_backend}") == 2
     results = tmp_path / "results.json"
-    assert (
-        tiny_run.command(
-            evaluation.main,
-            f"--workdir={output}",
-            f"--data_dir={trained.data_dir}",
-            "--decode=greedy",
-            f"--output={results}",
-        )
-        == 0
+    flags = (
+        f"--workdir={output}",
+        f"--data_dir={trained.data_dir}",
+        "--decode=greedy",
+        f"--output={results}",
     )
-    assert (
-        len(json.loads(results.read_text())["predictions"]) == tiny_run.CLIPS["test"]
-        and results.with_suffix(".html").is_file()
-    )
-    wrong = "jax" if backend == "onnx" else "onnx"
-    assert (
-        tiny_run.command(
-            translate.main, f"--workdir={output}", f"--backend={wrong}", trained.video(0)
-        )
-        == 2
-    )
+    assert tiny_run.command(evaluation.main, *flags) == 0
+    assert len(json.loads(results.read_text())["predictions"]) == tiny_run.CLIPS["test"]
+    assert results.with_suffix(".html").is_file()
 
 
 @pytest.mark.parametrize(
@@ -170,27 +158,14 @@ def test_the_commands_take_an_export(trained, exported, tmp_path, capsys):
 def test_an_impossible_export_is_an_error_and_leaves_nothing(
     trained, tmp_path, capsys, flags, message
 ):
-    assert (
-        tiny_run.command(
-            export.main, f"--workdir={trained.workdir}", f"--output={tmp_path / 'out'}", *flags
-        )
-        == 2
-    )
+    assert run_export(trained, tmp_path / "out", *flags) == 2
     assert message in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
 
 
 def test_an_export_overwrites_nothing(trained, tmp_path, capsys):
     (tmp_path / "notes.txt").write_text("mine")
-    assert (
-        tiny_run.command(
-            export.main,
-            f"--workdir={trained.workdir}",
-            f"--output={tmp_path}",
-            "--format=safetensors",
-        )
-        == 2
-    )
+    assert run_export(trained, tmp_path, "--format=safetensors") == 2
     assert "exists already" in capsys.readouterr().err
     assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
 
@@ -198,32 +173,23 @@ def test_an_export_overwrites_nothing(trained, tmp_path, capsys):
 @pytest.mark.usefixtures("light_jax")
 def test_without_data_the_report_has_no_scores(trained, tmp_path, capsys):
     output = tmp_path / "out"
-    assert (
-        tiny_run.command(
-            export.main,
-            f"--workdir={trained.workdir}",
-            f"--output={output}",
-            "--format=safetensors",
-            "--data_dir=/no/such",
-        )
-        == 0
-    )
+    assert run_export(trained, output, "--format=safetensors", "--data_dir=/no/such") == 0
     assert "warning: no scores in the report" in capsys.readouterr().err
     report = json.loads((output / "report.json").read_text())
     assert "scores" not in report and report["difference"]["logits"]["largest"] <= 1e-4
     assert "No scores" in (output / "README.md").read_text()
 
-    for damage, message in (
-        (lambda copy: (copy / "weights.safetensors").write_bytes(b"no"), "cannot be read"),
-        (lambda copy: (copy / "weights.safetensors").unlink(), "cannot be read"),
-        (
-            lambda copy: (copy / "export.json").write_text('{"version": 9}'),
-            "export the model again",
-        ),
-        (lambda copy: (copy / "export.json").write_text("{"), "export the model again"),
+    # A damaged copy of the export is an error. None stands for a missing file.
+    for name, content, message in (
+        ("weights.safetensors", "no", "cannot be read"),
+        ("weights.safetensors", None, "cannot be read"),
+        ("export.json", '{"version": 9}', "export the model again"),
+        ("export.json", "{", "export the model again"),
     ):
         copy = shutil.copytree(output, tmp_path / "copy")
-        damage(copy)
+        (copy / name).unlink()
+        if content is not None:
+            (copy / name).write_text(content)
         with pytest.raises(Exception, match=message) as caught:
             load_model(copy)
         assert caught.value.exit_code == 2
@@ -243,13 +209,8 @@ def test_an_export_without_its_package_leaves_nothing(
     monkeypatch, trained, tmp_path, capsys, export_format, module
 ):
     monkeypatch.setitem(sys.modules, module, None)
-    flags = [
-        f"--workdir={trained.workdir}",
-        f"--output={tmp_path / 'out'}",
-        f"--format={export_format}",
-        "--calibration_clips=1",
-    ]
-    assert tiny_run.command(export.main, *flags) == 2
+    flags = (f"--format={export_format}", "--calibration_clips=1")
+    assert run_export(trained, tmp_path / "out", *flags) == 2
     errors = capsys.readouterr().err
     assert module in errors and "pip install '" in errors and "Traceback" not in errors
     assert not list(tmp_path.iterdir())
@@ -265,9 +226,9 @@ def test_loading_stablehlo_without_its_package_is_an_error(monkeypatch):
 
 @pytest.mark.long
 def test_broken_examples_of_jax2onnx_are_not_logged(tmp_path):
-    """In a process of its own: jax2onnx imports them once a process.
+    """The conversion runs in a new process, because jax2onnx imports its examples only once.
 
-    `chex` and `dm_pix` are packages that only they need.
+    `chex` and `dm_pix` are packages that only the examples need.
     """
     program = """if True:
         import sys
@@ -284,13 +245,14 @@ def test_broken_examples_of_jax2onnx_are_not_logged(tmp_path):
         _convert(label, definition, jax.jit(definition.init)(0), Path(sys.argv[1]))
     """
     path = str(tiny_run.REPOSITORY)
-    done = subprocess.run(
+    result = subprocess.run(
         [sys.executable, "-c", program, str(tmp_path / "label.onnx")],
         env=os.environ | {"PYTHONPATH": path, "JAX_PLATFORMS": "cpu"},
         capture_output=True,
         text=True,
         timeout=250,
     )
-    assert done.returncode == 0, done.stderr[-2000:]
+    errors = result.stderr
+    assert result.returncode == 0, errors[-2000:]
     assert (tmp_path / "label.onnx").stat().st_size > 0
-    assert "Traceback" not in done.stderr and "Skipping" not in done.stderr, done.stderr[-2000:]
+    assert "Traceback" not in errors and "Skipping" not in errors, errors[-2000:]

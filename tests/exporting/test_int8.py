@@ -1,4 +1,4 @@
-"""INT8 arithmetic compared with the same sums in float64."""
+"""INT8 arithmetic, compared with the same sums in float64."""
 
 from pathlib import Path
 from types import SimpleNamespace
@@ -26,51 +26,44 @@ from tests.helpers import tiny_model
 
 
 def int8_of(linear: nnx.Linear, ranges=None) -> Int8Linear:
+    """Return the layer in INT8; `ranges` (low, high) of the inputs makes them INT8 too."""
     layer = Int8Linear(linear, int8_input=ranges is not None)
     values, scales = int8_kernel(np.asarray(linear.kernel[...]))
-    layer.kernel, layer.kernel_scale = (
-        nnx.Param(jnp.asarray(values)),
-        nnx.Param(jnp.asarray(scales)),
-    )
+    layer.kernel = nnx.Param(jnp.asarray(values))
+    layer.kernel_scale = nnx.Param(jnp.asarray(scales))
     if ranges is not None:
         scale, zero = input_quantization(np.asarray(ranges, np.float32))
-        layer.input_scale, layer.input_zero = (
-            nnx.Param(jnp.asarray(scale)),
-            nnx.Param(jnp.asarray(zero)),
-        )
+        layer.input_scale = nnx.Param(jnp.asarray(scale))
+        layer.input_zero = nnx.Param(jnp.asarray(zero))
     return layer
+
+
+def float64(param) -> np.ndarray:
+    return np.asarray(param[...], np.float64)
 
 
 @pytest.fixture
 def linear():
-    made = nnx.Linear(24, 10, rngs=nnx.Rngs(0))
-    made.bias[...] = jnp.linspace(-1, 1, 10)
-    return made
+    layer = nnx.Linear(24, 10, rngs=nnx.Rngs(0))
+    layer.bias[...] = jnp.linspace(-1, 1, 10)
+    return layer
 
 
 def test_an_int8_kernel_is_off_by_half_a_level_at_most(linear):
     kernel = np.asarray(linear.kernel[...], np.float64)
-    kernel[:, 3] *= 100  # a large channel costs the others no precision
+    kernel[:, 3] *= 100  # a channel with large values does not make the others less precise
     values, scales = int8_kernel(np.asarray(kernel, np.float32))
-    assert (
-        values.dtype == np.int8
-        and np.abs(values.astype(int)).max() in (127, 128)
-        and scales.shape == (1, 10)
-    )
+    assert values.dtype == np.int8 and scales.shape == (1, 10)
+    assert np.abs(values.astype(int)).max() in (127, 128)
     assert np.all(np.abs(values * scales.astype(np.float64) - kernel) <= 0.5 * scales * (1 + 1e-4))
 
 
 def test_int8_weights_multiply_with_the_rounded_matrix(linear):
     layer = int8_of(linear)
     x = jax.random.normal(jax.random.key(1), (2, 5, 24))
-    rounded = np.asarray(layer.kernel[...], np.float64) * np.asarray(
-        layer.kernel_scale[...], np.float64
-    )
-    np.testing.assert_allclose(
-        layer(x),
-        np.asarray(x, np.float64) @ rounded + np.asarray(linear.bias[...], np.float64),
-        atol=1e-5,
-    )
+    rounded = float64(layer.kernel) * float64(layer.kernel_scale)
+    expected = np.asarray(x, np.float64) @ rounded + float64(linear.bias)
+    np.testing.assert_allclose(layer(x), expected, atol=1e-5)
 
 
 @pytest.mark.parametrize(("low", "high"), [(-2.0, 3.0), (0.5, 4.0), (-1.0, -0.25), (0.0, 0.0)])
@@ -81,14 +74,11 @@ def test_int8_inputs_are_sums_of_integers_with_a_zero_point(linear, low, high):
     zero = int(layer.input_zero[...])
     levels = np.clip(np.round(x / scale) + zero, -128, 127).astype(np.int64)
     integers = (levels - zero) @ np.asarray(layer.kernel[...], np.int64)
-    expected = integers * scale * np.asarray(layer.kernel_scale[...], np.float64) + np.asarray(
-        linear.bias[...], np.float64
-    )
+    expected = integers * scale * float64(layer.kernel_scale) + float64(linear.bias)
     np.testing.assert_allclose(layer(jnp.asarray(x)), expected, atol=2e-5)
-    assert np.abs((levels - zero) * scale - x).max() <= 0.5 * scale * (
-        1 + 1e-5
-    )  # no value in the range is clipped
-    assert (np.round(0 / scale) + zero - zero) * scale == 0.0  # padding stays zero
+    # No value in the range is clipped, and padding stays zero.
+    assert np.abs((levels - zero) * scale - x).max() <= 0.5 * scale * (1 + 1e-5)
+    assert (np.round(0 / scale) + zero - zero) * scale == 0.0
 
 
 def test_inputs_beyond_the_range_are_clipped(linear):
@@ -98,7 +88,7 @@ def test_inputs_beyond_the_range_are_clipped(linear):
 
 @pytest.mark.long
 def test_input_ranges_have_the_shapes_that_an_export_loads():
-    """The crops' encoder is a stack of one layer, not as long as the backbone's."""
+    """The encoder of crops is a shorter stack of layers than the backbone, with only one layer."""
     config = tiny_model.config(
         model__encoder__crops="hands",
         model__encoder__crop_size=16,

@@ -1,4 +1,4 @@
-"""The head of a model card, as model hubs read it."""
+"""The YAML head of a model card, which model hubs read."""
 
 import types
 
@@ -23,15 +23,16 @@ LATENCY = {"frames": 8, "device": "cpu", "before": 1.0, "after": 1.0}
 
 
 def head_of(fields=None, *, scores=True, unit="word", name="video_folder") -> dict:
+    """Return the head of the card of a model that was trained on the data set `name`."""
     data = Config().data
     config = Config(data=type(data)(name=name))
     model = types.SimpleNamespace(config=config, tokenizer=types.SimpleNamespace(vocab_size=9))
     report = {"size": SIZE, "latency": LATENCY, "difference": {}}
     if scores:
-        found = AFTER | {"unit": unit}
+        metrics = AFTER | {"unit": unit}
         report["scores"] = {
-            "before": found,
-            "after": found,
+            "before": metrics,
+            "after": metrics,
             "decoder": "greedy",
             "clips": 3,
             "split": "test",
@@ -40,7 +41,7 @@ def head_of(fields=None, *, scores=True, unit="word", name="video_folder") -> di
     return yaml.safe_load(card.split("---\n")[1])
 
 
-def test_the_head_has_what_a_hub_sorts_by():
+def test_the_head_has_the_fields_that_hubs_search():
     head = head_of(CardFields(text_language="English", license="cc-by-4.0"))
     assert head["library_name"] == "signvit_jax" and head["version"] == __version__
     assert head["license"] == "cc-by-4.0" and head["language"] == ["en"]

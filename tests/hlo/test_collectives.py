@@ -7,18 +7,18 @@ from signvit_jax.hlo.text import parse_hlo
 from tests.helpers.compiled_texts import texts
 
 MESH = {"data": 2, "fsdp": 2, "tensor": 2}
-WHOLE = 4 * 64 * 64  # bytes of the array
+ARRAY = 4 * 64 * 64  # bytes of the unsharded array
 
 
 @pytest.mark.parametrize(
     ("name", "axes", "kind", "sent"),
     [
-        ("all", "data+fsdp+tensor", "all-reduce", 2 * WHOLE * 7 / 8),
-        ("data", "data", "all-reduce", 2 * (WHOLE / 2) * 1 / 2),
-        ("gather", "fsdp", "all-gather", WHOLE / 2),
-        ("scatter", "tensor", "reduce-scatter", WHOLE / 2),
-        ("permute", "tensor", "collective-permute", WHOLE / 2),
-        ("exchange", "data+fsdp", "all-to-all", (WHOLE / 4) * 3 / 4),
+        ("all", "data+fsdp+tensor", "all-reduce", 2 * ARRAY * 7 / 8),
+        ("data", "data", "all-reduce", 2 * (ARRAY / 2) * 1 / 2),
+        ("gather", "fsdp", "all-gather", ARRAY / 2),
+        ("scatter", "tensor", "reduce-scatter", ARRAY / 2),
+        ("permute", "tensor", "collective-permute", ARRAY / 2),
+        ("exchange", "data+fsdp", "all-to-all", (ARRAY / 4) * 3 / 4),
     ],
 )
 def test_a_collective_has_its_axes_and_bytes(name, axes, kind, sent):
@@ -29,6 +29,7 @@ def test_a_collective_has_its_axes_and_bytes(name, axes, kind, sent):
 
 
 def with_groups(groups):
+    """Return a program with one all-reduce among these groups of devices."""
     return parse_hlo(
         "ENTRY %main (a: f32[8]) -> f32[8] {\n  %a = f32[8]{0} parameter(0)\n"
         f"  ROOT %r = f32[8]{{0}} all-reduce(%a), {groups}, to_apply=%add\n}}\n"
@@ -53,7 +54,7 @@ def test_every_way_to_write_groups_is_read(groups, axes, members):
     assert members is None or collective.members == members
 
 
-def test_groups_that_cannot_be_read_are_not_passed_over():
+def test_groups_that_cannot_be_read_are_an_error():
     with pytest.raises(ValueError, match="replica groups"):
         collectives_of(with_groups("replica_groups=something_new"), MESH)
 
@@ -93,7 +94,7 @@ ENTRY %main (a: bf16[4]) -> bf16[4] {
 
 def test_parts_of_one_tpu_collective_count_once():
     found = collectives_of(parse_hlo(TPU), MESH)
-    assert [(one.kind, one.axes, one.bytes) for one in found] == [
+    assert [(collective.kind, collective.axes, collective.bytes) for collective in found] == [
         ("all-gather", "tensor", 8),
         ("reduce-scatter", "tensor", 8),
     ]

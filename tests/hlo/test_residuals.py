@@ -5,13 +5,12 @@ from signvit_jax.hlo.text import ArrayType, parse_hlo
 from tests.helpers.compiled_texts import texts
 
 
-def test_the_arrays_that_a_loop_over_layers_stacks_are_named():
+def test_arrays_that_a_loop_over_layers_stacks_are_listed():
     kept = residuals_of(parse_hlo(texts()["gradients"]))
     stacks = {residual.array.shape for residual in kept if residual.array.shape[:1] == (6,)}
-    assert stacks == {(6, 32, 128)}  # of each layer its input, and the cosine of its product
-    assert [residual.bytes for residual in kept] == sorted(
-        (residual.bytes for residual in kept), reverse=True
-    )
+    assert stacks == {(6, 32, 128)}  # the inputs of all layers, and the cosines of their products
+    sizes = [residual.bytes for residual in kept]
+    assert sizes == sorted(sizes, reverse=True)
     sources = " ".join(residual.source for residual in kept)
     assert "cos" in sources or "dot_general" in sources
 

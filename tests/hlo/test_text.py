@@ -1,4 +1,4 @@
-"""HLO text as instructions, and how often they run."""
+"""The instructions of an HLO text, and how often they run."""
 
 import pytest
 
@@ -32,7 +32,10 @@ ENTRY %main (a: f32[4]) -> (s32[], f32[4]) {
 
 
 def runs_of(program, operation):
-    return [runs for runs, _, one in program.executed() if one.operation == operation]
+    """Return how often each instruction with this operation runs."""
+    return [
+        runs for runs, _, instruction in program.executed() if instruction.operation == operation
+    ]
 
 
 def test_loops_run_as_often_as_their_trip_counts():
@@ -70,10 +73,10 @@ def test_arrays_have_the_bytes_of_their_type(text, size):
 
 def test_instructions_have_operands_and_names():
     program = parse_hlo(TPU_LOOP.replace("BOUND", "7"))
-    tuple_ = program.computations["main"]["start"]
-    assert tuple_.operands == ("zero", "a")
-    assert program.computations["main"]["loop"].called("body", "condition") == ["body", "condition"]
-    assert program.computations["main"]["loop"].is_root
+    main = program.computations["main"]
+    assert main["start"].operands == ("zero", "a")
+    assert main["loop"].called("body", "condition") == ["body", "condition"]
+    assert main["loop"].is_root
 
 
 def test_source_lines_are_those_of_the_package():
@@ -86,6 +89,6 @@ def test_source_lines_are_those_of_the_package():
     assert program.source_line(2, "signvit_jax/") == "layers/a.py:5"
 
 
-def test_a_text_that_is_no_compiled_program_is_refused():
+def test_a_text_that_is_not_a_compiled_program_is_refused():
     with pytest.raises(ValueError, match="ENTRY"):
         parse_hlo("module @jit_f { }")

@@ -1,4 +1,4 @@
-"""Arguments of the API: every usable kind is accepted, and others are refused."""
+"""Arguments of the API: every type that can be used is accepted, and other types are refused."""
 
 import io
 import itertools
@@ -22,13 +22,13 @@ from signvit_jax.inference.windowing import ClipError
 FRAMES = np.arange(2 * 4 * 4 * 3, dtype=np.uint8).reshape(2, 4, 4, 3)
 
 
-class OnAnotherDevice:
+class TensorOnAnotherDevice:
     def __array__(self, *_, **__):
         raise TypeError("can't convert device type tensor to numpy")
 
 
 @pytest.mark.parametrize(
-    "given",
+    "clip",
     [
         b"video",
         bytearray(b"video"),
@@ -37,20 +37,20 @@ class OnAnotherDevice:
         io.BytesIO(b"video"),
     ],
 )
-def test_every_kind_of_bytes_becomes_bytes(given):
-    assert checked_clip(given) == b"video"
+def test_every_kind_of_bytes_becomes_bytes(clip):
+    assert checked_clip(clip) == b"video"
 
 
 @pytest.mark.parametrize(
-    "given",
+    "clip",
     [FRAMES, jnp.asarray(FRAMES), memoryview(FRAMES), list(FRAMES), tuple(jnp.asarray(FRAMES))],
 )
-def test_every_kind_of_frames_becomes_an_array(given):
-    np.testing.assert_array_equal(checked_clip(given), FRAMES)
+def test_every_kind_of_frames_becomes_an_array(clip):
+    np.testing.assert_array_equal(checked_clip(clip), FRAMES)
 
 
 @pytest.mark.parametrize(
-    ("given", "message"),
+    ("clip", "message"),
     [
         (None, "NoneType"),
         (5, "int"),
@@ -64,12 +64,12 @@ def test_every_kind_of_frames_becomes_an_array(given):
         (FRAMES.astype(np.float32), "float32"),
         (np.zeros((0, 4, 4, 3), np.uint8), r"\(0, 4, 4, 3\)"),
         (io.StringIO("video"), "'rb'"),
-        (OnAnotherDevice(), "OnAnotherDevice"),
+        (TensorOnAnotherDevice(), "TensorOnAnotherDevice"),
     ],
 )
-def test_an_invalid_clip_is_refused_with_its_type(given, message):
+def test_an_invalid_clip_is_refused_with_its_type(clip, message):
     with pytest.raises(ClipError, match=message) as refused:
-        checked_clip(given)
+        checked_clip(clip)
     assert "allowed" in str(refused.value) or "open it with" in str(refused.value)
 
 
@@ -82,12 +82,8 @@ def test_a_closed_file_is_refused():
 
 def test_a_list_of_frames_is_not_a_list_of_clips():
     assert is_one_clip(list(FRAMES)) and is_one_clip(tuple(jnp.asarray(FRAMES)))
-    assert (
-        not is_one_clip([])
-        and not is_one_clip([FRAMES])
-        and not is_one_clip(["a.mp4"])
-        and not is_one_clip([FRAMES[0], "a.mp4"])
-    )
+    for clips in ([], [FRAMES], ["a.mp4"], [FRAMES[0], "a.mp4"]):
+        assert not is_one_clip(clips)
 
 
 @pytest.mark.parametrize(
@@ -118,10 +114,10 @@ def test_every_kind_of_integer_is_a_seed():
     assert [checked_seed(seed) for seed in (0, 2**32 - 1, np.uint32(7))] == [0, 2**32 - 1, 7]
 
 
-@pytest.mark.parametrize("given", [None, True, 1.5, b"video", bytearray(b"video")])
-def test_an_invalid_stream_is_refused_at_once(given):
-    with pytest.raises(SourceError, match=f"{type(given).__name__}; allowed: a camera"):
-        checked_source(given)
+@pytest.mark.parametrize("source", [None, True, 1.5, b"video", bytearray(b"video")])
+def test_an_invalid_source_of_a_stream_is_refused_at_once(source):
+    with pytest.raises(SourceError, match=f"{type(source).__name__}; allowed: a camera"):
+        checked_source(source)
 
 
 def test_paths_cameras_and_frames_are_streams():
@@ -129,11 +125,12 @@ def test_paths_cameras_and_frames_are_streams():
     assert [frame.shape for frame in checked_source(jnp.asarray(FRAMES))] == [(4, 4, 3)] * 2
 
 
-@pytest.mark.parametrize("odd", [None, "frame", 5])
-def test_an_invalid_frame_of_a_stream_is_an_error(odd):
-    frames = checked_source(itertools.chain(FRAMES, [odd], FRAMES))
+@pytest.mark.parametrize("invalid", [None, "frame", 5])
+def test_an_invalid_frame_of_a_stream_is_an_error(invalid):
+    frames = checked_source(itertools.chain(FRAMES, [invalid], FRAMES))
     assert len(list(itertools.islice(frames, 2))) == 2
-    with pytest.raises(ClipError, match=f"frame 2 of the stream has the type {type(odd).__name__}"):
+    message = f"frame 2 of the stream has the type {type(invalid).__name__}"
+    with pytest.raises(ClipError, match=message):
         next(frames)
 
 

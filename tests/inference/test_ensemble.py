@@ -1,3 +1,5 @@
+"""Decoding with an ensemble, which averages the probabilities of its models."""
+
 import jax
 import numpy as np
 import pytest
@@ -21,7 +23,7 @@ from tests.helpers.tiny_decoder import (
 
 
 def ensemble():
-    """Two models, of which one reads more positions than the other."""
+    """Return two models; the second one has a longer memory, with 7 positions instead of 5."""
     return [Source(decoder(6), *ragged(4)), Source(decoder(2), memory(4, seed=1, positions=7))]
 
 
@@ -37,17 +39,17 @@ def test_greedy_search_uses_the_mean_of_the_probabilities():
 def test_beam_search_uses_the_mean_of_the_probabilities():
     found = beam_search(ensemble(), options(beam_size=3, n_best=3))
     for clip in range(4):
-        wanted = slow_beam(ensemble(), clip, MAX_LEN, 3, lambda n: n)
-        assert [sentence(row) for row in found.tokens[clip]] == [tokens for tokens, _ in wanted]
-        np.testing.assert_allclose(found.scores[clip], [score for _, score in wanted], atol=1e-5)
+        expected = slow_beam(ensemble(), clip, MAX_LEN, 3, lambda n: n)
+        assert [sentence(row) for row in found.tokens[clip]] == [tokens for tokens, _ in expected]
+        np.testing.assert_allclose(found.scores[clip], [score for _, score in expected], atol=1e-5)
 
 
 @pytest.mark.long
 def test_sampling_uses_the_mean_of_the_probabilities():
     found = sample(ensemble(), jax.random.key(0), options())
     tokens = sentence(found.tokens[0])
-    wanted = [slow_log_probs(ensemble(), 0, tokens[:n])[tokens[n]] for n in range(1, len(tokens))]
-    np.testing.assert_allclose(found.token_log_probs[0, 1 : len(tokens)], wanted, atol=1e-5)
+    expected = [slow_log_probs(ensemble(), 0, tokens[:n])[tokens[n]] for n in range(1, len(tokens))]
+    np.testing.assert_allclose(found.token_log_probs[0, 1 : len(tokens)], expected, atol=1e-5)
 
 
 def test_an_ensemble_of_one_model_twice_equals_the_model():
@@ -72,6 +74,5 @@ def test_models_that_do_not_fit_each_other_are_refused(search):
 
 
 def test_the_shortest_decoder_limits_the_ensemble():
-    assert greedy(
-        [Source(decoder(max_len=9), memory(4)), Source(decoder(max_len=6), memory(4))], options()
-    ).tokens.shape == (4, 6)
+    models = [Source(decoder(max_len=9), memory(4)), Source(decoder(max_len=6), memory(4))]
+    assert greedy(models, options()).tokens.shape == (4, 6)

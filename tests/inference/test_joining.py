@@ -1,5 +1,6 @@
-"""Joining the texts of overlapping windows: examples, and properties of any windows."""
+"""The joining of texts of overlapping windows: examples, and properties of any windows."""
 
+import dataclasses
 import itertools
 
 import pytest
@@ -12,11 +13,13 @@ from signvit_jax.text.words import Word, words_text
 
 
 def window(number: int, text: str, seconds: float = 6.0, hop: float = 3.0) -> Segment:
+    """Return the segment of the window `number`, without the times of its words."""
     words = tuple(Word(word, 0.5) for word in text.split())
     return Segment(number * hop, number * hop + seconds, text, -1.0 - number, 0.5, words)
 
 
 def joined(*texts: str, max_seconds: float = 12.0) -> list[tuple[float, float, str]]:
+    """Join windows with these texts; return (start, end, text) of each segment."""
     found = join_windows([window(number, text) for number, text in enumerate(texts)], max_seconds)
     return [(segment.start, segment.end, segment.text) for segment in found]
 
@@ -48,7 +51,7 @@ def test_rest_between_two_sentences_stays_empty():
     assert joined("", "", "") == []
 
 
-def test_segments_keep_to_the_maximum_and_do_not_repeat_words():
+def test_segments_are_at_most_max_seconds_long_and_repeat_no_words():
     assert joined("a b", "b c", "c d", max_seconds=12.0) == [(0, 12, "a b c d")]
     assert joined("a b", "b c", "c d", max_seconds=9.0) == [(0, 7.5, "a b c"), (7.5, 12, "d")]
     assert joined(*["again"] * 4, max_seconds=9.0) == [(0, 7.5, "again"), (7.5, 15, "again")]
@@ -88,56 +91,46 @@ def test_joined_segments_cover_the_signing_and_add_no_words(texts, shape, max_se
         assert any(segment.start <= middle <= segment.end for segment in found)
 
 
-def timed(start: float, *placed: tuple[str, float], space: bool = True) -> Segment:
-    words = tuple(Word(text, 0.5, space) for text, _ in placed)
-    return Segment(
-        start, start + 6.0, words_text(words), -1.0, 0.5, words, times=tuple(at for _, at in placed)
-    )
+def timed(start: float, *timed_words: tuple[str, float], space: bool = True) -> Segment:
+    """Return the segment of a window of six seconds from words and their times."""
+    words = tuple(Word(text, 0.5, space) for text, _ in timed_words)
+    times = tuple(second for _, second in timed_words)
+    return Segment(start, start + 6.0, words_text(words), -1.0, 0.5, words, times=times)
+
+
+def joined_texts(*windows: Segment) -> list[str]:
+    return [segment.text for segment in join_windows(windows, 12.0)]
 
 
 def test_a_wrong_word_in_the_overlap_repeats_no_words():
-    one = timed(0.0, ("the", 0.5), ("cat", 2.0), ("sat", 3.3), ("on", 4.2), ("a", 5.0), ("ma", 5.9))
-    other = timed(3.0, ("set", 3.2), ("on", 4.3), ("a", 5.1), ("mat", 6.0), ("today", 7.5))
-    assert [segment.text for segment in join_windows([one, other], 12.0)] == [
-        "the cat sat on a mat today"
-    ]
-    guessed = [
-        Segment(s.start, s.end, s.text, s.score, s.confidence, s.words) for s in (one, other)
-    ]
-    assert [segment.text for segment in join_windows(guessed, 12.0)] == [
-        "the cat sat on a mat today"
-    ]
+    first = timed(
+        0.0, ("the", 0.5), ("cat", 2.0), ("sat", 3.3), ("on", 4.2), ("a", 5.0), ("ma", 5.9)
+    )
+    second = timed(3.0, ("set", 3.2), ("on", 4.3), ("a", 5.1), ("mat", 6.0), ("today", 7.5))
+    assert joined_texts(first, second) == ["the cat sat on a mat today"]
+    without_times = [dataclasses.replace(segment, times=()) for segment in (first, second)]
+    assert joined_texts(*without_times) == ["the cat sat on a mat today"]
 
 
 def test_a_word_that_is_signed_twice_is_written_twice():
-    one = timed(0.0, ("no", 1.0), ("go", 3.2), ("go", 4.4), ("home", 5.6))
-    other = timed(3.0, ("go", 3.3), ("go", 4.5), ("home", 5.7), ("home", 7.0))
-    assert [segment.text for segment in join_windows([one, other], 12.0)] == ["no go go home home"]
+    first = timed(0.0, ("no", 1.0), ("go", 3.2), ("go", 4.4), ("home", 5.6))
+    second = timed(3.0, ("go", 3.3), ("go", 4.5), ("home", 5.7), ("home", 7.0))
+    assert joined_texts(first, second) == ["no go go home home"]
 
 
 def test_equal_words_far_apart_in_time_do_not_join_windows():
-    one = timed(0.0, ("a", 0.5), ("b", 2.0), ("c", 3.5))
-    other = timed(3.0, ("c", 8.8), ("d", 8.9))
-    assert (
-        "".join(word.text for segment in join_windows([one, other], 12.0) for word in segment.words)
-        == "abccd"
-    )
+    first = timed(0.0, ("a", 0.5), ("b", 2.0), ("c", 3.5))
+    second = timed(3.0, ("c", 8.8), ("d", 8.9))
+    segments = join_windows([first, second], 12.0)
+    assert [word.text for segment in segments for word in segment.words] == list("abccd")
 
 
 def test_chinese_windows_are_joined_by_character():
-    one, other = "今天的天气是", "天气是很好的"
-    windows = [
-        Segment(
-            start,
-            start + 6.0,
-            text,
-            -1.0,
-            0.5,
-            tuple(Word(character, 0.5, False) for character in text),
-        )
-        for start, text in ((0.0, one), (3.0, other))
-    ]
-    assert [segment.text for segment in join_windows(windows, 12.0)] == ["今天的天气是很好的"]
+    windows = []
+    for start, text in ((0.0, "今天的天气是"), (3.0, "天气是很好的")):
+        words = tuple(Word(character, 0.5, False) for character in text)
+        windows.append(Segment(start, start + 6.0, text, -1.0, 0.5, words))
+    assert joined_texts(*windows) == ["今天的天气是很好的"]
 
 
 def test_words_at_one_end_of_a_window_are_joined_by_order():
@@ -146,7 +139,7 @@ def test_words_at_one_end_of_a_window_are_joined_by_order():
     ]
 
 
-def test_live_windows_give_their_new_words_as_soon_as_known():
+def test_joining_live_windows_gives_new_words_as_soon_as_they_are_known():
     joiner = Joiner(0.0)
     texts = ["a b c d", "c d e f", "e f g h"]
     found = [

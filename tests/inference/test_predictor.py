@@ -1,4 +1,4 @@
-"""Decoding a split: every clip once, independent of the batch, with scores and confidences."""
+"""The decoding of a split: every clip once, the same in every batch, with scores, confidences."""
 
 import dataclasses
 import math
@@ -99,34 +99,31 @@ def _first_batch(split, model):
 def test_the_lexicon_ranks_the_list_of_beam_search(split, model):
     batch = _first_batch(split, model)
     plain = model.predictor(["beam"], beam_size=4, n_best=4)(model.params, batch)["beam"]
-    # A lexicon to which the words of each first text say that nobody signed them.
-    words = {word_key(word.text) for one in plain for word in one.words}
+    # In this lexicon, every word of the best texts is one that no gloss supports.
+    words = {word_key(word.text) for hypothesis in plain for word in hypothesis.words}
     lexicon = Lexicon(glosses={}, words={word: Entry(0.0, {}) for word in words})
     calibration = Calibration(model.step, "", "", 0, {}, lexicon)
-    knowing = dataclasses.replace(model, calibration=calibration)
+    with_lexicon = dataclasses.replace(model, calibration=calibration)
 
-    unused = knowing.predictor(["beam"], beam_size=4, n_best=4, lexicon_weight=0.0)(
-        model.params, batch
-    )
-    assert unused["beam"] == plain
+    without_weight = with_lexicon.predictor(["beam"], beam_size=4, n_best=4, lexicon_weight=0.0)
+    assert without_weight(model.params, batch)["beam"] == plain
 
-    ranked = knowing.predictor(["beam"], beam_size=4, n_best=2, lexicon_weight=3.0)(
-        model.params, batch
-    )
+    weighted = with_lexicon.predictor(["beam"], beam_size=4, n_best=2, lexicon_weight=3.0)
+    ranked = weighted(model.params, batch)
     assert ranked.keys() == {"beam"}
     for before, after in zip(plain, ranked["beam"], strict=True):
         scores = {}
-        for one in (before, *before.alternatives):
-            unsaid = sum(word_key(word.text) in words for word in one.words)
-            worse = unsaid * math.log(0.01) * 3.0
-            scores[one.tokens] = one.score + worse / (1 + len(one.probabilities))
+        for hypothesis in (before, *before.alternatives):
+            unsupported = sum(word_key(word.text) in words for word in hypothesis.words)
+            penalty = unsupported * math.log(0.01) * 3.0
+            length = 1 + len(hypothesis.probabilities)
+            scores[hypothesis.tokens] = hypothesis.score + penalty / length
         best = sorted(scores, key=lambda tokens: -scores[tokens])[:2]
         found = [after, *after.alternatives]
-        assert [one.tokens for one in found] == best
-        for one in found:
-            assert one.score == pytest.approx(scores[one.tokens], abs=1e-4)
-    firsts = [(before.tokens, after.tokens) for before, after in zip(plain, ranked["beam"])]
-    assert any(before != after for before, after in firsts)
+        assert [hypothesis.tokens for hypothesis in found] == best
+        for hypothesis in found:
+            assert hypothesis.score == pytest.approx(scores[hypothesis.tokens], abs=1e-4)
+    assert any(before.tokens != after.tokens for before, after in zip(plain, ranked["beam"]))
 
 
 def test_confidences_and_scores_are_in_their_ranges(split, predictor, model):
@@ -136,20 +133,22 @@ def test_confidences_and_scores_are_in_their_ranges(split, predictor, model):
 
 
 def test_a_stopped_evaluation_gives_no_scores(split, predictor, model):
-    seen = []
-    assert (
-        run(split, predictor, model, on_batch=seen.append, should_stop=lambda: bool(seen)) is None
-    )
-    assert seen == [4]
+    counts = []  # of clips in each batch
+
+    def after_one_batch() -> bool:
+        return len(counts) > 0
+
+    found = run(split, predictor, model, on_batch=counts.append, should_stop=after_one_batch)
+    assert found is None and counts == [4]
 
 
 def test_images_show_the_frames_that_the_model_read(split, predictor, model):
     buckets, longest = model.config.frame_buckets, model.config.model.decoder.max_len
-    look = make_attention_maps(
+    attention_maps = make_attention_maps(
         model.definition.bind, model.params, model.tokenizer, model.ctc_tokenizer, buckets, longest
     )
     results = run(split, predictor, model)
-    shown = clip_images(results, split, model.config, model.tokenizer, look, 2)
+    shown = clip_images(results, split, model.config, model.tokenizer, attention_maps, 2)
     assert shown.keys() <= {entry.id for entry in split.index} and shown
     assert {found.frames.shape for found in shown.values()} == {
         (tiny_run.FRAMES, tiny_run.SIZE, tiny_run.SIZE, 3)
@@ -161,26 +160,24 @@ def test_images_show_the_frames_that_the_model_read(split, predictor, model):
             model.ctc_tokenizer.tokens.index(label) for label in alignment.tokens[:-1]
         )
         assert spelled == texts[clip]["ctc"] and alignment.tokens[-1] == "blank"
-        assert (
-            alignment.values.shape[0] == len(alignment.tokens)
-            and alignment.values.min() >= 0
-            and alignment.values.max() <= 1
-        )
+        assert alignment.values.shape[0] == len(alignment.tokens)
+        assert alignment.values.min() >= 0 and alignment.values.max() <= 1
         assert attention.values.shape == (len(attention.tokens), tiny_run.FRAMES)
 
 
 def test_no_attention_is_drawn_for_the_text_of_ctc(split, model):
     buckets, longest = model.config.frame_buckets, model.config.model.decoder.max_len
-    look = make_attention_maps(
+    attention_maps = make_attention_maps(
         model.definition.bind, model.params, model.tokenizer, model.ctc_tokenizer, buckets, longest
     )
     results = run(split, model.predictor(["ctc", "greedy"]), model)
-    shown = clip_images(results, split, model.config, model.tokenizer, look, 1)
-    assert {
+    shown = clip_images(results, split, model.config, model.tokenizer, attention_maps, 1)
+    titles = {
         tuple(heat_map.title.partition(":")[0] for heat_map in found.heat_maps)
         for found in shown.values()
-        if found.heat_maps  # the first clips of the page have none
-    } == {("CTC",)}
+        if found.heat_maps  # the first clips of the page have no heat maps
+    }
+    assert titles == {("CTC",)}
 
 
 CLIPS = [
@@ -193,44 +190,47 @@ CLIPS = [
 
 @pytest.fixture
 def evaluate_texts(monkeypatch):
-    """`evaluate` of a stub that spells glosses with CTC and returns given texts."""
+    """A function that evaluates given texts of each decoder: name -> text of each clip.
+
+    The score of a text is minus the length of the decoder's name. CTC has glosses as its target.
+    """
     monkeypatch.setattr(evaluation, "make_batches", lambda *_, **__: ())
 
-    def run_it(decoders, clips=CLIPS, evaluated=None, **options):
-        texts = learn(
+    def evaluate_texts(texts_of_decoders, clips=CLIPS, evaluation_config=None, **options):
+        tokenizer = learn(
             ["rain in the north today the sun shines", "snow"], from_mapping({}).tokenizer
         )
         index = [
             SimpleNamespace(id=f"c{i}", text=text, gloss=gloss)
             for i, (text, gloss) in enumerate(clips)
         ]
-        found = {
+        hypotheses = {
             i: {
-                name: Hypothesis(own[i], (), -float(len(name)), 0.5)
-                for name, own in decoders.items()
+                name: Hypothesis(texts[i], (), -float(len(name)), 0.5)
+                for name, texts in texts_of_decoders.items()
             }
             for i in range(len(clips))
         }
         predictor = SimpleNamespace(
-            tokenizers=dict.fromkeys(decoders),
+            tokenizers=dict.fromkeys(texts_of_decoders),
             fitted_on={},
             mesh=SimpleNamespace(size=1),
-            predict_split=lambda *_: found,
+            predict_split=lambda *_: hypotheses,
         )
         config = from_mapping(
-            {"model": {"ctc": {"target": "gloss"}}, "evaluation": evaluated or {}}
+            {"model": {"ctc": {"target": "gloss"}}, "evaluation": evaluation_config or {}}
         )
         return evaluate(
             SimpleNamespace(name="test", index=index),
             predictor,
             None,
             config,
-            texts,
+            tokenizer,
             checkpoint_step=1,
             **options,
         )
 
-    return run_it
+    return evaluate_texts
 
 
 def test_glosses_are_scored_on_the_clips_that_have_them(evaluate_texts):
@@ -242,26 +242,23 @@ def test_glosses_are_scored_on_the_clips_that_have_them(evaluate_texts):
         phoenix=True,
     )
     assert found.decoders["ctc"].unit == "gloss" and found.decoders["ctc"].examples == 2
-    assert (
-        found.decoders["ctc"].wer == 2 / 6
-    )  # loc-NORD, and one REGEN: by PHOENIX's rules neither is an error
+    # The errors are loc-NORD and one REGEN; by PHOENIX's rules neither is an error.
+    assert found.decoders["ctc"].wer == 2 / 6
     assert found.phoenix_gloss_wer == {"ctc": 0.0}
     assert found.decoders["greedy"].wer == 0 and found.decoders["greedy"].examples == 4
     assert found.unknown == {"z": 1, "b": 1}
-    assert (
-        evaluate_texts({"ctc": ["RAIN", "", "", ""]}).phoenix_gloss_wer == {}
-    )  # only where it is asked for
+    # PHOENIX's rate is computed only on request.
+    assert evaluate_texts({"ctc": ["RAIN", "", "", ""]}).phoenix_gloss_wer == {}
 
 
 def test_a_split_without_glosses_has_no_gloss_score(evaluate_texts, caplog):
-    bare = [(text, "") for text, _ in CLIPS]
-    found = evaluate_texts({"ctc": ["SUN"] * 4, "greedy": ["snow"] * 4}, bare)
+    without_glosses = [(text, "") for text, _ in CLIPS]
+    found = evaluate_texts({"ctc": ["SUN"] * 4, "greedy": ["snow"] * 4}, without_glosses)
     assert list(found.decoders) == ["greedy"] and "no clip of 'test' has a gloss" in caplog.text
-    assert found.predictions[0].details["ctc"] == "SUN" and found.predictions[0].score == -len(
-        "greedy"
-    )
+    assert found.predictions[0].details["ctc"] == "SUN"
+    assert found.predictions[0].score == -len("greedy")
     with pytest.raises(MetricError, match="no clip of 'test' has a gloss, and ctc spells glosses"):
-        evaluate_texts({"ctc": ["SUN"] * 4}, bare)
+        evaluate_texts({"ctc": ["SUN"] * 4}, without_glosses)
 
 
 def test_score_and_confidence_are_those_of_the_first_decoder(evaluate_texts):
@@ -274,13 +271,10 @@ def test_score_and_confidence_are_those_of_the_first_decoder(evaluate_texts):
 def test_a_given_tokenization_replaces_that_of_the_config(evaluate_texts):
     texts = {"greedy": ["今天很好"] * 4}
     chinese = [("今天很好", "")] * 4
-    assert "tok:char" in evaluate_texts(texts, chinese).decoders["greedy"].signature
-    assert (
-        "tok:zh" in evaluate_texts(texts, chinese, {"tokenize": "zh"}).decoders["greedy"].signature
-    )
-    assert (
-        "tok:none"
-        in evaluate_texts(texts, chinese, {"tokenize": "zh"}, tokenize="none")
-        .decoders["greedy"]
-        .signature
-    )
+    zh = {"tokenize": "zh"}
+    by_default = evaluate_texts(texts, chinese)
+    by_config = evaluate_texts(texts, chinese, zh)
+    by_argument = evaluate_texts(texts, chinese, zh, tokenize="none")
+    assert "tok:char" in by_default.decoders["greedy"].signature
+    assert "tok:zh" in by_config.decoders["greedy"].signature
+    assert "tok:none" in by_argument.decoders["greedy"].signature

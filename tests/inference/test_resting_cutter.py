@@ -1,4 +1,4 @@
-"""Detecting rest, and splitting a video at it."""
+"""The detection of rest, and the splitting of videos at rests."""
 
 import itertools
 
@@ -29,12 +29,16 @@ def cutter_with(
     still: tuple[float, float] = (0.0, 0.0),
     **options: float,
 ) -> Cutter:
-    """A cutter that has been given all signs at once; hands move except in `still`."""
-    found = cutter(**options)
-    for at in np.arange(0.1, until, 0.1):
-        found.add_motion(float(at), 1.0 if still[0] < at <= still[1] + 1e-6 else 50.0)
-    found.add_signs([Sign(*sign) for sign in signs], 0.0, until)
-    return found
+    """Return a cutter that has got all signs up to `until` at once; hands move except in `still`.
+
+    Times are in seconds: (start, end).
+    """
+    filled = cutter(**options)
+    for second in np.arange(0.1, until, 0.1):
+        is_still = still[0] < second <= still[1] + 1e-6
+        filled.add_motion(float(second), 1.0 if is_still else 50.0)
+    filled.add_signs([Sign(*sign) for sign in signs], 0.0, until)
+    return filled
 
 
 def test_a_long_rest_splits_the_video():
@@ -46,14 +50,13 @@ def test_a_long_rest_splits_the_video():
 def test_a_short_gap_is_a_rest_if_hands_are_still():
     signs = [(0.5, 0.9), (1.1, 1.5), (2.1, 2.5)]
     assert len(cutter_with(signs, 3.0).pieces(ended=True)) == 1
-    one, other = cutter_with(signs, 3.0, still=(1.6, 2.0)).pieces(ended=True)
-    assert 1.6 <= one.end <= 2.0 and one.end <= other.start <= 2.0
+    first, second = cutter_with(signs, 3.0, still=(1.6, 2.0)).pieces(ended=True)
+    assert 1.6 <= first.end <= 2.0 and first.end <= second.start <= 2.0
 
 
-def test_a_sign_of_ctc_in_still_hands_is_ignored():
-    (piece,) = cutter_with([(0.5, 0.9), (1.1, 1.5), (3.0, 3.3)], 4.0, still=(1.8, 4.0)).pieces(
-        ended=True
-    )
+def test_a_sign_that_ctc_finds_while_hands_are_still_is_ignored():
+    signs = [(0.5, 0.9), (1.1, 1.5), (3.0, 3.3)]
+    (piece,) = cutter_with(signs, 4.0, still=(1.8, 4.0)).pieces(ended=True)
     assert piece.end <= 2.1
 
 
@@ -83,18 +86,18 @@ def test_long_signing_is_split_at_its_longest_pause():
     st.floats(0.0, 0.9),
     st.floats(2.0, 8.0),
 )
-def test_pieces_hold_every_sign_in_order_and_are_not_too_long(gaps, overlap, longest):
+def test_pieces_hold_every_sign_in_order_and_are_not_too_long(gaps, overlap, max_seconds):
     now = 0.0
     signs = []
     for gap, length in gaps:
         signs.append((now + gap, now + gap + length))
         now += gap + length
-    pieces = cutter_with(signs, now + 1.0, max_seconds=longest, overlap=overlap).pieces(ended=True)
-    assert all(piece.end - piece.start <= longest + 1e-6 for piece in pieces)
+    filled = cutter_with(signs, now + 1.0, max_seconds=max_seconds, overlap=overlap)
+    pieces = filled.pieces(ended=True)
+    assert all(piece.end - piece.start <= max_seconds + 1e-6 for piece in pieces)
     for before, after in itertools.pairwise(pieces):
-        assert before.start < after.start and (
-            before.overlaps_next or before.end <= after.start + 1e-6
-        )
+        assert before.start < after.start
+        assert before.overlaps_next or before.end <= after.start + 1e-6
     for start, end in signs:
         assert any(piece.start - 1e-6 <= (start + end) / 2 <= piece.end + 1e-6 for piece in pieces)
 
@@ -102,31 +105,30 @@ def test_pieces_hold_every_sign_in_order_and_are_not_too_long(gaps, overlap, lon
 @pytest.mark.parametrize(
     "before",
     [[(0.5, 0.9), (2.7, 3.1)], [(0.5, 0.9)]],
-    ids=["detected twice", "missed by the first"],
+    ids=["found in both windows", "missed in the first window"],
 )
 def test_a_sign_at_the_border_of_two_windows_counts_once(before):
-    found = cutter()
-    found.add_signs([Sign(*sign) for sign in before], 0.0, 3.0)
-    found.add_signs([Sign(2.8, 3.15), Sign(4.0, 4.4)], 3.0, 6.0)
-    assert len(found._signs) == 3
+    filled = cutter()
+    filled.add_signs([Sign(*sign) for sign in before], 0.0, 3.0)
+    filled.add_signs([Sign(2.8, 3.15), Sign(4.0, 4.4)], 3.0, 6.0)
+    assert len(filled._signs) == 3
 
 
-def test_long_rest_does_not_make_the_cutter_hold_more():
-    found = cutter()
+def test_the_memory_of_the_cutter_does_not_grow_during_a_long_rest():
+    filled = cutter()
     for second in range(1000):
-        found.add_motion(float(second), 50.0)
-        found.add_signs([], float(second), second + 1.0)
-    assert found.begin >= 1000.0 - 6.0 and len(found._history._motions) <= 10
+        filled.add_motion(float(second), 50.0)
+        filled.add_signs([], float(second), second + 1.0)
+    assert filled.begin >= 1000.0 - 6.0 and len(filled._history._motions) <= 10
 
 
 def test_evidence_is_highest_for_signs_in_succession():
-    one, two = CtcSign(4, 6, 0.99, 8.0), CtcSign(8, 10, 0.9, 6.0)
+    sign, following = CtcSign(4, 6, 0.99, 8.0), CtcSign(8, 10, 0.9, 6.0)
+    distant = CtcSign(38, 40, 0.9, 6.0)
     assert evidence([]) == 0.0
-    assert evidence([one]) == pytest.approx(8.0 / 10)
-    assert evidence([one, two]) == pytest.approx(14.0 / 14)
-    assert evidence([one, CtcSign(38, 40, 0.9, 6.0)]) < evidence(
-        [one]
-    )  # two that are far apart are less than one
+    assert evidence([sign]) == pytest.approx(8.0 / 10)
+    assert evidence([sign, following]) == pytest.approx(14.0 / 14)
+    assert evidence([sign, distant]) < evidence([sign])
 
 
 def test_noise_hands_and_new_shots_are_distinguished():
@@ -135,17 +137,10 @@ def test_noise_hands_and_new_shots_are_distinguished():
     noisy = np.clip(still + rng.normal(0, 1.0, still.shape), 0, 255).astype(np.uint8)
     hand = still.copy()
     hand[20:28, 30:38] = 220
-    assert (
-        motion(block_means(still), block_means(noisy))
-        < 2.0
-        < 20.0
-        < motion(block_means(still), block_means(hand))
-    )
-    assert not is_new_shot(block_means(still), block_means(hand)) and is_new_shot(
-        block_means(still), block_means(255 - hand)
-    )
-    assert (
-        is_frozen([still, noisy, still])
-        and not is_frozen([still, hand, still])
-        and not is_frozen([still, still])
-    )
+    assert motion(block_means(still), block_means(noisy)) < 2.0
+    assert motion(block_means(still), block_means(hand)) > 20.0
+    assert not is_new_shot(block_means(still), block_means(hand))
+    assert is_new_shot(block_means(still), block_means(255 - hand))
+    assert is_frozen([still, noisy, still])
+    assert not is_frozen([still, hand, still])
+    assert not is_frozen([still, still])

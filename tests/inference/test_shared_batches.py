@@ -1,4 +1,4 @@
-"""Clips of several threads in one batch."""
+"""Batches that clips of several threads share."""
 
 import threading
 import time
@@ -12,7 +12,7 @@ from signvit_jax.inference.predictor import BatchDecoder, Hypothesis, Priority
 
 
 class CountingPredictor:
-    """The 'text' of a clip is its first value; batches wait while `gate` is closed."""
+    """A predictor whose text of a clip is its first pixel value; batches wait for `gate`."""
 
     def __init__(self, *, error: bool = False):
         self.config = InferenceConfig()
@@ -35,16 +35,18 @@ def clip(value: int, frames: int = 4) -> np.ndarray:
 
 
 def decode_in_threads(clips, predictor, most_shared: int):
-    """Decode each list of clips in a thread of its own, all waiting for the first one's batch."""
+    """Decode each list of clips in its own thread; return the texts or the error of each thread.
+
+    All other threads wait until the batch of the first thread is decoded.
+    """
     decoder = BatchDecoder({}, (4, 8), num_devices=1)
     decoder.most_shared = most_shared
     found: dict[int, object] = {}
 
     def run(number: int) -> None:
         try:
-            found[number] = [
-                one["greedy"].text for one in decoder.decode(clips[number], 0, predictor)
-            ]
+            hypotheses = decoder.decode(clips[number], 0, predictor)
+            found[number] = [by_decoder["greedy"].text for by_decoder in hypotheses]
         except MemoryError as error:
             found[number] = error
 
@@ -68,7 +70,7 @@ def decode_in_threads(clips, predictor, most_shared: int):
 @pytest.mark.parametrize(
     ("most_shared", "batches"), [(1, [1] * 6), (2, [1, 2, 2, 1]), (4, [1, 4, 1]), (8, [1, 4, 1])]
 )
-def test_threads_that_wait_share_batches_and_each_gets_its_own(most_shared, batches):
+def test_waiting_threads_share_batches_and_each_gets_its_own_texts(most_shared, batches):
     predictor = CountingPredictor()
     found = decode_in_threads([[clip(n)] for n in range(6)], predictor, most_shared)
     assert found == [[str(n)] for n in range(6)] and sorted(predictor.batches) == sorted(batches)
@@ -82,10 +84,10 @@ def test_only_clips_of_one_bucket_share_a_batch_and_order_is_kept():
     assert sorted(predictor.batches) == [1, 1, 2, 2]
 
 
-def test_what_a_batch_raises_reaches_all_its_threads_and_the_next_one_works():
+def test_an_exception_of_a_batch_reaches_all_its_threads():
     predictor = CountingPredictor(error=True)
     found = decode_in_threads([[clip(n)] for n in range(3)], predictor, 4)
-    assert all(isinstance(one, MemoryError) for one in found)
+    assert all(isinstance(error, MemoryError) for error in found)
 
 
 LIVE, FINAL = Priority.HYPOTHESIS, Priority.FINAL
@@ -94,27 +96,31 @@ LIVE, FINAL = Priority.HYPOTHESIS, Priority.FINAL
 @pytest.mark.parametrize(
     ("waiting", "batches"),
     [
-        # Hypotheses and files take turns; clips of one kind fill each other's batches.
+        # Batches of live hypotheses and of files take turns.
         ([*"abcd", (1, LIVE), (2, LIVE), (3, LIVE)], [[1, 2], "ab", [3], "cd"]),
         ([*"abc", (1, FINAL), (2, LIVE), (3, FINAL)], [[1, 3], "ab", [2], "c"]),
-        # However many texts become final, a file need not wait for more than three batches.
+        # A file waits for three batches at most, even if many texts become final.
         ([*"ab", *[(n, FINAL) for n in range(1, 9)]], [[1, 2], [3, 4], [5, 6], "ab", [7, 8]]),
     ],
     ids=["hypotheses", "final", "many"],
 )
 @pytest.mark.parametrize("same_programs", [False, True])
 def test_live_texts_do_not_wait_behind_files(waiting, batches, same_programs):
-    """Letters are files and numbers live texts; a batch has room for two."""
+    """In the parameters, letters are files and numbers are live texts. A batch has two clips."""
     predictor = CountingPredictor()
     decoder = BatchDecoder({}, (4,), num_devices=1)
     decoder.most_shared = 2
     order: list[list[int]] = []
-    real = decoder._decode_batch
-    decoder._decode_batch = lambda clips, seed, by: (
-        order.append([int(clip[0, 0, 0, 0]) for clip in clips]) or real(clips, seed, by)
-    )
-    clips = [(0, Priority.FILE)]  # is on the device while the others come
-    clips += [(ord(one), Priority.FILE) if isinstance(one, str) else one for one in waiting]
+    decode_batch = decoder._decode_batch
+
+    def record_batch(clips, seed, predictor):
+        order.append([int(clip[0, 0, 0, 0]) for clip in clips])
+        return decode_batch(clips, seed, predictor)
+
+    decoder._decode_batch = record_batch
+    clips = [(0, Priority.FILE)]  # its batch is on the device while the other clips arrive
+    for entry in waiting:
+        clips.append((ord(entry), Priority.FILE) if isinstance(entry, str) else entry)
     threads = []
     for number, (value, priority) in enumerate(clips):
         seed = 0 if same_programs else int(priority)
@@ -132,9 +138,11 @@ def test_live_texts_do_not_wait_behind_files(waiting, batches, same_programs):
     for thread in threads:
         thread.join(60)
     if not same_programs:
-        assert order[1:] == [list(map(ord, b)) if isinstance(b, str) else b for b in batches]
+        expected = [list(map(ord, batch)) if isinstance(batch, str) else batch for batch in batches]
+        assert order[1:] == expected
         return
-    # All may share a batch, and no live text comes later for it.
-    places = {value: place for place, batch in enumerate(order) for value in batch}
-    for place, batch in enumerate(batches, 1):
-        assert all(places[value] <= place for value in batch if value in range(1, 9)), order
+    # Now files and live texts may share a batch, and no live text is decoded later than before.
+    positions = {value: position for position, batch in enumerate(order) for value in batch}
+    for position, batch in enumerate(batches, 1):
+        if not isinstance(batch, str):
+            assert all(positions[value] <= position for value in batch), order

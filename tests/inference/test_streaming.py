@@ -1,9 +1,10 @@
-"""Live captions: when text becomes final, and which frames are held or dropped.
+"""Live captions: when text becomes final, and which frames are kept or dropped.
 
-The model is a function here; test_translator.py has a real one.
+The model is replaced by a function; test_translator.py has tests with a real model.
 """
 
 import itertools
+import queue
 import sys
 import threading
 import time
@@ -44,11 +45,10 @@ def hypothesis(text: str) -> Hypothesis:
 
 
 def read_values(images, rate):
-    """Read the 'signs' of images: their values other than 0, in order, each once."""
-    values = [
-        name for name, _ in itertools.groupby(int(image[0, 0, 0]) for image in images) if name
-    ]
-    text = " ".join(f"s{value}" for value in values)
+    """Return the text of images: a word for each run of equal values, without those of 0."""
+    values = [int(image[0, 0, 0]) for image in images]
+    signs = [value for value, _ in itertools.groupby(values) if value != 0]
+    text = " ".join(f"s{sign}" for sign in signs)
     return Reading(hypothesis(text), text.upper())
 
 
@@ -57,14 +57,17 @@ def captions(read=read_values, window=6.0, overlap=0.5, every=0.5, votes=3) -> L
 
 
 def follow(values, **options):
-    """All updates of a recording whose images have these values, ten per second."""
+    """Return all updates for a recording whose images have these values, ten per second."""
     return list(captions(**options).follow(RecordedSource(map(frame, values), RATE, unchanged)))
 
 
+def final_segments(updates) -> list:
+    return [segment for update in updates for segment in update.final]
+
+
 def final(updates) -> list[tuple[float, float, str]]:
-    return [
-        (segment.start, segment.end, segment.text) for update in updates for segment in update.final
-    ]
+    """Return (start, end, text) of each final segment."""
+    return [(segment.start, segment.end, segment.text) for segment in final_segments(updates)]
 
 
 def test_a_hypothesis_comes_every_half_second():
@@ -77,10 +80,11 @@ def test_a_hypothesis_comes_every_half_second():
 
 
 def test_text_is_final_once_a_sentence_is_over():
-    found = final(follow([0] * 10 + [1] * 10 + [2] * 10 + [0] * 60 + [3] * 20 + [0] * 40))
-    assert [text for *_, text in found] == ["s1 s2", "s3"]
-    (start, end, _), (later, last, _) = found
-    assert start <= 1.0 and end >= 3.0 and end <= later <= 9.0 and last >= 10.0
+    first, second = final(follow([0] * 10 + [1] * 10 + [2] * 10 + [0] * 60 + [3] * 20 + [0] * 40))
+    start, end, text = first
+    assert text == "s1 s2" and start <= 1.0 and end >= 3.0
+    next_start, next_end, text = second
+    assert text == "s3" and end <= next_start <= 9.0 and next_end >= 10.0
 
 
 def test_nothing_is_final_if_nobody_signs():
@@ -89,8 +93,8 @@ def test_nothing_is_final_if_nobody_signs():
 
 
 def test_signing_without_pauses_becomes_final_by_window():
-    # A sign every 0.8 seconds, so that no three hypotheses agree.
-    signs = [1 + number for number in range(40)]
+    # There is a new sign every 0.8 seconds, so that three hypotheses never agree.
+    signs = list(range(1, 41))
     found = final(follow([value for value in signs for _ in range(8)]))
     assert " ".join(text for *_, text in found).split() == [f"s{value}" for value in signs]
     assert all(end - start <= 6.0 + 1e-6 for start, end, _ in found)
@@ -99,41 +103,46 @@ def test_signing_without_pauses_becomes_final_by_window():
 
 
 def shown(count: int, first: int, *still: tuple[int, int], wall: int = 60) -> list[np.ndarray]:
-    """Frames of 16 x 16 pixels; something moves except in `still`.
+    """Return frames of 16 x 16 pixels, in which a bar moves except in the ranges `still`.
 
-    A corner has the frame's number.
+    In `still` the bar is at the left edge. The corner pixel has the number of the frame.
     """
     images = []
     for t in range(first, first + count):
         image = np.full((16, 16, 3), wall, np.uint8)
-        place = 0 if any(begin <= t < end for begin, end in still) else 1 + 3 * t % 13
-        image[4:10, place : place + 2] = 230
+        is_still = any(begin <= t < end for begin, end in still)
+        left = 0 if is_still else 1 + 3 * t % 13
+        image[4:10, left : left + 2] = 230
         image[0, 0] = t
         images.append(image)
     return images
 
 
 def read_moves(images, rate) -> Reading:
-    """Read a sign of five frames, s0, s1, ... by its time, wherever something moves; with times."""
-    numbers = [int(image[0, 0, 0]) for image in images]
-    moving = [n for n, image in enumerate(images) if image[4, 0, 0] != 230]
-    signs = {numbers[n] // 5: n for n in moving}
-    found = hypothesis(" ".join(f"s{sign}" for sign in signs))
-    return Reading(found, "", tuple(Sign(n / rate - 0.3, n / rate) for n in signs.values()))
+    """Return a sign for every five frames in which the bar moves, and the times of the signs.
+
+    Frames 0 to 4 of the video are the sign s0, frames 5 to 9 are s1, and so on.
+    """
+    last_positions = {}  # sign -> position of its last frame in `images`
+    for position, image in enumerate(images):
+        if image[4, 0, 0] != 230:  # the bar is not at the left edge
+            last_positions[int(image[0, 0, 0]) // 5] = position
+    found = hypothesis(" ".join(f"s{sign}" for sign in last_positions))
+    ends = [position / rate for position in last_positions.values()]
+    return Reading(found, "", tuple(Sign(end - 0.3, end) for end in ends))
 
 
 def test_live_video_is_split_at_rests_if_ctc_gives_times():
     images = shown(160, 0, (30, 70), (110, 160))
     updates = list(captions(read_moves).follow(RecordedSource(images, RATE, unchanged)))
-    found = [segment for update in updates for segment in update.final]
+    found = final_segments(updates)
     assert [segment.text for segment in found] == [
         "s0 s1 s2 s3 s4 s5",
         "s14 s15 s16 s17 s18 s19 s20 s21",
     ]
     assert found[0].end <= 3.5 and 6.5 <= found[1].start <= 7.0
-    assert (
-        next(update.seconds for update in updates if update.final) <= 4.5
-    )  # soon after the hands have come to rest
+    # The first text is final soon after the hands have come to rest.
+    assert next(update.seconds for update in updates if update.final) <= 4.5
 
 
 def test_live_video_is_split_where_nothing_moves_if_ctc_gives_no_times():
@@ -148,17 +157,16 @@ def test_live_video_is_split_where_nothing_moves_if_ctc_gives_no_times():
         for image in images
     ]
     for number, image in enumerate(noisy):
-        image[0, 0] = number  # its place in the video
-        if number % 5 == 0:  # key frames of a compressed video differ from their neighbors
+        image[0, 0] = number  # the number must not be noisy
+        if number % 5 == 0:  # as in compressed videos, key frames differ from their neighbors
             image[12:] -= 5
     live = LiveCaptions(read, 6.0, 0.5, 0.5, 3, by_motion=True)
     updates = list(live.follow(RecordedSource(noisy, RATE, unchanged)))
-    found = [segment for update in updates for segment in update.final]
-    assert [segment.text for segment in found] == [
+    assert [segment.text for segment in final_segments(updates)] == [
         "s4 s5 s6 s7 s8 s9",
         "s18 s19 s20 s21 s22 s23",
     ]
-    # Soon after the hands have come to rest, and not before.
+    # Texts are final soon after the hands have come to rest, and not before.
     assert [update.seconds for update in updates if update.final] == pytest.approx(
         [6.5, 13.5], abs=0.5
     )
@@ -166,25 +174,27 @@ def test_live_video_is_split_where_nothing_moves_if_ctc_gives_no_times():
 
 def test_final_words_have_their_times_in_the_stream():
     def read_final(images, rate):
-        (first, *_), count = read_moves(images, rate).signs, len(images)
+        """Return a word with a time, and one whose confidence is the number of images."""
+        first, *_ = read_moves(images, rate).signs
         word = TimedWord("a", 0.5, start=first.start, end=first.end)
-        return Hypothesis("a b", (1, 2), -1.0, 0.5, (word, Word("b", count)))
+        return Hypothesis("a b", (1, 2), -1.0, 0.5, (word, Word("b", len(images))))
 
     images = shown(160, 0, (30, 70), (110, 160))
     live = LiveCaptions(read_moves, 6.0, 0.5, 0.5, 3, read_final=read_final)
     updates = list(live.follow(RecordedSource(images, RATE, unchanged)))
-    found = [segment for update in updates for segment in update.final]
+    found = final_segments(updates)
     assert [segment.text for segment in found] == ["a b", "a b"]
-    for segment, moves in zip(found, (0.0, 7.0)):
-        timed, plain = segment.words
-        assert timed.end == pytest.approx(moves, abs=0.45)
+    for segment, signing_start in zip(found, (0.0, 7.0)):
+        timed, untimed = segment.words
+        assert timed.end == pytest.approx(signing_start, abs=0.45)
         assert timed.end - timed.start == pytest.approx(0.3)
-        # The frames that are read are those of the segment, from its first to its last.
-        assert plain.confidence == pytest.approx(RATE * (segment.end - segment.start), abs=1)
+        # The final text is read from all frames of the segment and no others.
+        assert untimed.confidence == pytest.approx(RATE * (segment.end - segment.start), abs=1)
 
 
-def test_text_is_final_soon_after_the_signer_freezes_in_the_pose_of_a_sign():
+def test_text_is_final_soon_after_the_signer_stays_in_the_pose_of_a_sign():
     def read(images, rate):
+        """Return the same signs, but CTC finds the last one until the end of the images."""
         found = read_moves(images, rate)
         *signs, last = found.signs or [Sign(0.0, 0.3)]
         return found._replace(signs=(*signs, last._replace(end=len(images) / rate)))
@@ -200,23 +210,19 @@ def test_text_is_final_soon_after_the_signer_freezes_in_the_pose_of_a_sign():
 
 def test_a_new_shot_makes_the_text_before_it_final():
     images = shown(52, 0, (20, 50)) + shown(30, 52, wall=180)
+    new_shot = 5.2 - 1e-6  # seconds
     updates = list(captions(read_moves).follow(RecordedSource(images, RATE, unchanged)))
-    found = [segment for update in updates for segment in update.final]
+    found = final_segments(updates)
     assert " ".join(segment.text for segment in found).split()[:4] == ["s0", "s1", "s2", "s3"]
-    assert any(segment.start >= 5.2 - 1e-6 for segment in found)
-    assert not any(segment.start < 5.2 - 1e-6 < segment.end - 0.05 for segment in found)
+    assert any(segment.start >= new_shot for segment in found)
+    assert not any(segment.start < new_shot < segment.end - 0.05 for segment in found)
 
 
-def test_the_text_is_that_of_the_majority():
+def test_the_shown_text_is_that_of_the_majority():
     texts = iter(["a", "b", "a", "c", "d", "e"])
     updates = follow([1] * 27, read=lambda images, rate: Reading(hypothesis(next(texts)), ""))
-    assert [update.text for update in updates][:5] == [
-        "a",
-        "b",
-        "a",
-        "c",
-        "d",
-    ]  # the newest of three different ones
+    # Of three different texts, the newest is shown.
+    assert [update.text for update in updates][:5] == ["a", "b", "a", "c", "d"]
     texts = iter(["a", "a", "b", "b", "a", "b", "b"])
     updates = follow([1] * 27, read=lambda images, rate: Reading(hypothesis(next(texts)), ""))
     assert [update.text for update in updates][:6] == ["a", "a", "a", "b", "b", "b"]
@@ -242,22 +248,17 @@ def test_a_fast_source_is_limited_to_the_rate_of_training():
 
 
 class Camera:
-    """Live images that arrive when the test shows them."""
+    """A source of live images, which arrive when the test calls `show`; None ends it."""
 
     def __init__(self):
-        self.images = []
-        self.more = threading.Semaphore(0)
+        self.images = queue.SimpleQueue()
 
     def show(self, *images):
         for image in images:
-            self.images.append(image)
-            self.more.release()
+            self.images.put(image)
 
     def __iter__(self):
-        while True:
-            self.more.acquire()
-            if (image := self.images.pop(0)) is None:
-                return
+        while (image := self.images.get()) is not None:
             yield image
 
 
@@ -275,35 +276,35 @@ class Clock:
         return self.now
 
 
-def run_by(monkeypatch, clock: Clock) -> Clock:
+def use_clock(monkeypatch, clock: Clock) -> Clock:
     """Let sources and captions read this clock."""
     for module in (frame_sources, streaming):
         monkeypatch.setattr(module, "time", clock)
     return clock
 
 
-def test_the_oldest_frames_not_taken_are_dropped_and_counted(monkeypatch):
-    clock = run_by(monkeypatch, Clock())
-    asked = threading.Event()
+def test_the_oldest_waiting_frames_are_dropped_and_counted(monkeypatch):
+    clock = use_clock(monkeypatch, Clock())
+    may_begin = threading.Event()
 
     def images():
-        assert asked.wait(100)
+        assert may_begin.wait(100)
         for value in range(60):
-            clock.now += 0.041  # a little slower than the 25 a second that are kept
+            clock.now += 0.041  # just below 25 frames per second, so that no frame is thinned out
             yield frame(value)
 
     source = live(images(), seconds=0.4)
     assert source.take(0.0) == ([], 0.0, False)
-    asked.set()
+    may_begin.set()
     source._thread.join()
     taken, _, ended = source.take(100.0)
     assert ended and len(taken) == 10
-    assert [int(one.image[0, 0, 0]) for one in taken] == list(range(50, 60))
+    assert [int(live_frame.image[0, 0, 0]) for live_frame in taken] == list(range(50, 60))
     assert source.dropped == 50
 
 
 def test_slow_reading_gives_fewer_hypotheses_not_later_ones(monkeypatch):
-    clock = run_by(monkeypatch, Clock(0.0))
+    clock = use_clock(monkeypatch, Clock(0.0))
     late = []
 
     class Source:
@@ -323,14 +324,14 @@ def test_slow_reading_gives_fewer_hypotheses_not_later_ones(monkeypatch):
         return Reading(hypothesis("a"), "")
 
     updates = list(captions(read, window=1.0, every=0.1).follow(Source()))
-    # Without times from CTC, text that becomes final is read once more after each of the three
-    # votes, and after the first of them again: 1.5 seconds. Any other update takes 0.3.
-    assert 15 <= len(updates) <= 36  # of the 100 of a fast machine
-    assert max(late) < 1.5 + 1e-9  # and not more with every update
+    # An update takes 0.3 seconds. Without times from CTC, an update that makes text final takes
+    # 1.5: text is read again after each of the three votes, and once more after the first.
+    assert 15 <= len(updates) <= 36  # a fast machine would give 100
+    assert max(late) < 1.5 + 1e-9  # the delay does not grow with every update
     assert all(0.3 - 1e-9 <= update.latency <= 1.5 + 1e-9 for update in updates)
 
 
-def test_frames_wait_for_the_camera_and_end_with_it():
+def test_updates_wait_for_frames_of_the_camera_and_end_with_it():
     camera = Camera()
     updates = captions(every=0.05).follow(live(camera))
     camera.show(frame(1), frame(1))
@@ -370,11 +371,11 @@ def test_closing_the_captions_ends_the_thread():
 
 
 def fake_cv2(opens: bool, images: int, ends=lambda: True):
-    """An OpenCV whose camera gives this many images, then waits for `ends()`, and fails."""
+    """Return an OpenCV whose camera gives `images` images, waits for `ends()`, and then fails."""
 
     class VideoCapture:
         def __init__(self, index):
-            self.left, self.index = images, index
+            self.remaining, self.index = images, index
             captured.append(self)
             self.released = False
 
@@ -383,12 +384,11 @@ def fake_cv2(opens: bool, images: int, ends=lambda: True):
 
         def read(self):
             time.sleep(0.04)
-            self.left -= 1
-            while self.left < 0 and not ends():
+            self.remaining -= 1
+            while self.remaining < 0 and not ends():
                 time.sleep(0.01)
-            return self.left >= 0, np.dstack(
-                [np.full((4, 4), value, np.uint8) for value in (10, 20, 30)]
-            )
+            bgr = np.full((4, 4, 3), (10, 20, 30), np.uint8)
+            return self.remaining >= 0, bgr
 
         def release(self):
             self.released = True
@@ -418,7 +418,7 @@ def test_a_camera_that_cannot_be_opened_is_an_error(monkeypatch):
         open_source(7, None, unchanged, 8, 6.0)
 
 
-def test_without_opencv_and_devices_the_error_installs_it(monkeypatch):
+def test_without_opencv_and_devices_the_error_shows_how_to_install_it(monkeypatch):
     monkeypatch.setitem(sys.modules, "cv2", None)
     monkeypatch.setattr(frame_sources, "can_read_cameras", lambda: False)
     with pytest.raises(SourceError, match=r"pip install 'opencv-python-headless>="):
@@ -453,7 +453,7 @@ SENTENCES = [0] * 10 + [1] * 10 + [2] * 10 + [0] * 60 + [3] * 20 + [0] * 40
 
 
 def push_all(live, values, begin=0.0) -> list:
-    """Push a frame for each value, ten per second, reading in between; return the updates."""
+    """Push a frame for each value, ten per second, and read updates after each; return them."""
     updates = []
     for number, value in enumerate(values):
         assert live.push(frame(value), begin + number / RATE)
@@ -469,7 +469,8 @@ def test_a_session_gives_the_text_of_the_stream(begin):
     expected = final(follow(SENTENCES))
     found = final(updates)
     assert [text for *_, text in found] == [text for *_, text in expected]
-    # A session reads the frame that makes an update due; a recording the ones before it.
+    # For an update, a session reads all frames up to the one that makes the update due. A recording
+    # reads only the frames before that one.
     assert [start - begin for start, *_ in found] == pytest.approx(
         [start for start, *_ in expected], abs=0.5
     )
@@ -488,7 +489,7 @@ def test_updates_come_when_they_are_due_and_not_before():
     assert list(live.updates()) == []
 
 
-def test_leaving_the_session_makes_the_rest_final_and_an_exception_does_not():
+def test_the_end_of_a_session_makes_the_rest_final_unless_it_is_an_exception():
     with session() as live:
         push_all(live, [1] * 12)
     (update,) = live.updates()
@@ -515,12 +516,12 @@ def test_a_thread_waits_for_updates_until_the_session_ends():
 
 @pytest.mark.parametrize("while_reading", [False, True])
 def test_cancelling_ends_a_thread_that_waits_or_reads(while_reading):
-    found, reads = [], threading.Event()
-    goes_on = threading.Event()
+    found = []
+    is_reading, may_continue = threading.Event(), threading.Event()
 
     def read(images, rate):
-        reads.set()
-        assert goes_on.wait(100)
+        is_reading.set()
+        assert may_continue.wait(100)
         return read_values(images, rate)
 
     live = session(read)
@@ -529,9 +530,9 @@ def test_cancelling_ends_a_thread_that_waits_or_reads(while_reading):
     if while_reading:
         live.push(frame(1), 0.0)
         live.push(frame(1), 1.0)
-        assert reads.wait(100)
+        assert is_reading.wait(100)
     live.cancel()
-    goes_on.set()
+    may_continue.set()
     reader.join(100)
     assert not reader.is_alive() and found == []
 
@@ -545,7 +546,7 @@ def test_frames_that_nobody_reads_are_dropped_and_counted():
 
 
 @pytest.mark.parametrize("seconds", [0.9, -1.0, float("nan"), float("inf"), "1", True, 1e9])
-def test_a_time_that_cannot_be_is_refused(seconds):
+def test_an_impossible_time_of_a_frame_is_refused(seconds):
     live = session()
     live.push(frame(1), 1.0)
     with pytest.raises(SourceError, match=r"allowed: seconds from 1"):
@@ -554,7 +555,7 @@ def test_a_time_that_cannot_be_is_refused(seconds):
 
 
 def test_frames_without_times_are_timed_by_the_clock(monkeypatch):
-    clock = run_by(monkeypatch, Clock())
+    clock = use_clock(monkeypatch, Clock())
     live = session()
     for _ in range(6):
         live.push(frame(1))

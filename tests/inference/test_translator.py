@@ -42,8 +42,8 @@ def test_path_bytes_and_frames_have_the_same_translation(translator, trained):
 
 
 @pytest.mark.parametrize("decode", ["greedy", "beam", "ctc"])
-def test_clips_in_a_list_are_translated_as_alone(translator, trained, decode):
-    # More clips than inference.batch_size = 4: several batches.
+def test_clips_in_a_list_are_translated_like_single_clips(translator, trained, decode):
+    # There are more clips than inference.batch_size = 4, so they need several batches.
     clips = [
         trained.video(0),
         read_video(trained.video(1)).frames,
@@ -59,9 +59,8 @@ def test_clips_in_a_list_are_translated_as_alone(translator, trained, decode):
     assert [found.score for found in together] == pytest.approx(
         [found.score for found in alone], abs=1e-4
     )
-    assert (
-        len({found.text for found in together}) > 1 or decode != "greedy"
-    )  # else the order would not be tested
+    if decode == "greedy":  # the texts must differ, because equal texts have no order
+        assert len({found.text for found in together}) > 1
 
 
 def test_an_empty_list_gives_an_empty_list(translator):
@@ -82,11 +81,8 @@ def test_an_empty_list_gives_an_empty_list(translator):
 def test_invalid_frames_are_refused_with_shape_and_dtype(translator, frames):
     with pytest.raises(ClipError) as refused:
         translator.translate(frames)
-    assert (
-        str(frames.shape) in str(refused.value)
-        and str(frames.dtype) in str(refused.value)
-        and "uint8" in str(refused.value)
-    )
+    for part in (str(frames.shape), str(frames.dtype), "uint8"):
+        assert part in str(refused.value)
 
 
 @pytest.mark.parametrize("clip", [b"no video", b"", "missing.mp4"])
@@ -95,13 +91,13 @@ def test_a_video_that_cannot_be_read_is_a_decode_error(translator, clip):
         translator.translate(clip)
 
 
-@pytest.mark.parametrize("bad", [{"decode": "bream"}, {"beam_sise": 4}, {"temperature": -1.0}])
-def test_wrong_decoding_values_are_refused_with_their_name(translator, trained, bad):
+@pytest.mark.parametrize(
+    ("name", "value"), [("decode", "bream"), ("beam_sise", 4), ("temperature", -1.0)]
+)
+def test_wrong_decoding_options_are_refused_with_name_or_value(translator, trained, name, value):
     with pytest.raises((ConfigError, ValueError, TypeError)) as refused:
-        translator.translate(trained.video(0), **bad)
-    assert str(next(iter(bad.values()))) in str(refused.value) or next(iter(bad)) in str(
-        refused.value
-    )
+        translator.translate(trained.video(0), **{name: value})
+    assert name in str(refused.value) or str(value) in str(refused.value)
 
 
 def test_threads_get_the_translations_of_their_own_clips(translator, trained):
@@ -113,7 +109,7 @@ def test_threads_get_the_translations_of_their_own_clips(translator, trained):
 
 @pytest.fixture(scope="module")
 def recording(tmp_path_factory):
-    """Six seconds with two sentences and rest between them, on the same gray as the clips."""
+    """A video of six seconds: two sentences, a rest after each, with the gray of the clips."""
     path = tmp_path_factory.mktemp("recording") / "long.mp4"
     rest = np.full((20, tiny_run.SIZE, tiny_run.SIZE, 3), 30, np.uint8)
     tiny_run.write_video(
@@ -135,12 +131,15 @@ def test_a_clip_is_one_segment_with_the_words_of_its_text(translator, trained):
 
 
 def test_a_translation_has_the_n_best_list_of_beam_search(translator, trained):
-    one, two = (translator.translate(trained.video(1), decode="beam", n_best=n) for n in (1, 2))
-    assert (two.text, two.tokens, one.alternatives) == (one.text, one.tokens, ())
-    assert len(two.alternatives) == 1 and two.alternatives[0].score <= two.score
+    best = translator.translate(trained.video(1), decode="beam", n_best=1)
+    best_two = translator.translate(trained.video(1), decode="beam", n_best=2)
+    assert best.alternatives == ()
+    assert (best_two.text, best_two.tokens) == (best.text, best.tokens)
+    assert len(best_two.alternatives) == 1
+    assert best_two.alternatives[0].score <= best_two.score
 
 
-def test_a_text_below_the_least_confidence_is_left_out(translator, trained):
+def test_a_text_below_the_minimum_confidence_is_removed(translator, trained):
     found = translator.translate(trained.video(1))
     without = translator.translate(trained.video(1), min_confidence=1.0)
     assert found.confidence < 1.0
@@ -159,43 +158,43 @@ def test_segments_of_a_recording_do_not_overlap(translator, recording, kind):
     assert found.text == " ".join(segment.text for segment in found.segments)
     for signing in (0.5, 3.5):
         assert any(segment.start <= signing <= segment.end for segment in found.segments)
-    assert translator.translate(clip, fps=fps).segments != found.segments  # as a clip, there is one
+    # With the default options, the video is one clip with one segment.
+    assert translator.translate(clip, fps=fps).segments != found.segments
 
 
 def test_a_folder_of_recordings_opens_one_at_a_time(translator, recording, monkeypatch):
     from signvit_jax.inference import windowing
 
-    opened, most = [0], [0]
-    real = windowing.open_video
+    num_open = peak = 0
+    open_video = windowing.open_video
 
     @contextlib.contextmanager
-    def counted(*arguments):
-        with real(*arguments) as video:
-            opened[0] += 1
-            most[0] = max(most[0], opened[0])
+    def counting_open_video(*arguments):
+        nonlocal num_open, peak
+        with open_video(*arguments) as video:
+            num_open += 1
+            peak = max(peak, num_open)
             try:
                 yield video
             finally:
-                opened[0] -= 1
+                num_open -= 1
 
-    monkeypatch.setattr(windowing, "open_video", counted)
-    waiting = translator.translate_each([recording] * 9, **WINDOWS)
-    found = [next(waiting)]
+    monkeypatch.setattr(windowing, "open_video", counting_open_video)
+    translations = translator.translate_each([recording] * 9, **WINDOWS)
+    found = [next(translations)]
     translator._readers.submit(lambda: None).result()
-    assert (
-        opened[0] <= translator_module._READERS
-    )  # files that are being peeked into, none of which stays open
-    found += list(waiting)
-    assert most[0] <= translator_module._READERS + 1 and opened[0] == 0
-    assert len(found) == 9 and all(one == found[0] for one in found)
+    # Each reader opens a file for a moment, to see whether it is a clip.
+    assert num_open <= translator_module._READERS
+    found += list(translations)
+    assert peak <= translator_module._READERS + 1 and num_open == 0
+    assert len(found) == 9 and all(translation == found[0] for translation in found)
 
 
 def test_a_lower_frame_rate_than_in_training_gives_a_warning(translator, trained):
     frames = np.concatenate([read_video(trained.video(number)).frames for number in range(6)] * 3)
     assert not translator.translate(frames[:40], fps=10).warnings
-    assert (
-        len(translator.translate(frames, fps=10).segments) != 1 or len(frames) <= 60
-    )  # a recording by default
+    # Frames of more than six seconds are a recording by default.
+    assert len(translator.translate(frames, fps=10).segments) != 1 or len(frames) <= 60
     as_clip = translator.translate(frames, fps=10, max_clip_seconds=100.0)
     assert len(as_clip.segments) == 1
     (warning,) = as_clip.warnings
@@ -208,54 +207,54 @@ def test_there_is_no_text_without_motion_or_evidence(translator, trained):
     assert (found.text, found.tokens, found.words, found.segments) == ("", (), (), ())
     assert translator.translate(still, fps=10, rest_evidence=0.0).text
     assert found.evidence is None  # the CTC head of this model has not learned its labels
-    sure = load_translator(trained.workdir)
-    sure.model = dataclasses.replace(sure.model, validation={"ctc": 0.1})
-    signed = sure.translate(trained.video(1), rest_evidence=1e-9)
+    # The same model, with a low CTC loss in its record of the validation.
+    with_ctc = load_translator(trained.workdir)
+    with_ctc.model = dataclasses.replace(with_ctc.model, validation={"ctc": 0.1})
+    video = trained.video(1)
+    signed = with_ctc.translate(video, rest_evidence=1e-9)
     assert signed.evidence is not None
-    assert sure.translate(trained.video(1), rest_evidence=signed.evidence + 0.01).text == ""
-    assert (
-        sure.translate(trained.video(1), rest_evidence=0.0).text
-        == translator.translate(trained.video(1)).text
-    )
-    # Without a measurement the default, which no signed clip of this model reaches, is not used.
-    assert signed.evidence < InferenceConfig.rest_evidence and sure.translate(trained.video(1)).text
-    # The evidence of signed validation clips is enough, even if the config requires more.
+    above = signed.evidence + 0.01
+    assert with_ctc.translate(video, rest_evidence=above).text == ""
+    assert with_ctc.translate(video, rest_evidence=0.0).text == translator.translate(video).text
+    # The evidence of validation clips was not measured, so the default limit is not used. No signed
+    # clip of this model would reach it.
+    assert signed.evidence < InferenceConfig.rest_evidence
+    assert with_ctc.translate(video).text
+    # As much evidence as validation clips have is enough, even if the config requires more.
     validation = {"ctc": 0.1, "ctc_evidence": signed.evidence}
-    sure.model = dataclasses.replace(sure.model, validation=validation)
-    assert sure.translate(trained.video(1), rest_evidence=signed.evidence + 0.01).text
+    with_ctc.model = dataclasses.replace(with_ctc.model, validation=validation)
+    assert with_ctc.translate(video, rest_evidence=above).text
 
 
-def test_unreadable_files_among_others_are_errors_in_their_place(translator, trained, recording):
+def test_unreadable_files_in_a_list_give_errors_at_their_positions(translator, trained, recording):
     clips = [trained.video(0), b"no video", recording, "missing.mp4", trained.video(1)]
-    found = list(translator.translate_each(clips, **WINDOWS))
-    assert [isinstance(one, VideoDecodeError) for one in found] == [False, True, False, True, False]
-    assert [found[0].text, found[4].text] == [
-        one.text for one in translator.translate([trained.video(0), trained.video(1)])
-    ]
-    assert len(found[2].segments) > 0
+    results = list(translator.translate_each(clips, **WINDOWS))
+    is_error = [isinstance(result, VideoDecodeError) for result in results]
+    assert is_error == [False, True, False, True, False]
+    first, last = translator.translate([trained.video(0), trained.video(1)])
+    assert (results[0].text, results[4].text) == (first.text, last.text)
+    assert len(results[2].segments) > 0
 
 
 def test_final_text_of_a_stream_is_in_order(translator, trained):
     video = read_video(trained.video(1))
-    updates = list(
-        translator.stream(
-            itertools.chain.from_iterable([video.frames] * 5), fps=10, window_seconds=1.0
-        )
-    )
+    frames = itertools.chain.from_iterable([video.frames] * 5)
+    updates = list(translator.stream(frames, fps=10, window_seconds=1.0))
     assert [update.seconds for update in updates][:3] == [0.5, 1.0, 1.5]
     segments = [segment for update in updates for segment in update.final]
-    assert segments and all(
-        before.end <= after.start for before, after in itertools.pairwise(segments)
-    )
+    assert len(segments) > 0
+    assert all(before.end <= after.start for before, after in itertools.pairwise(segments))
     assert all(update.dropped == 0 for update in updates)
 
 
 def test_a_streamed_file_is_played_at_its_frame_rate(translator, trained):
     import time
 
-    began = time.monotonic()
+    begin = time.monotonic()
     updates = list(translator.stream(trained.video(4), every=0.25))
-    assert time.monotonic() - began >= 0.9 * read_video(trained.video(4)).frames.shape[0] / 10 - 0.2
+    elapsed = time.monotonic() - begin
+    video_seconds = len(read_video(trained.video(4)).frames) / 10
+    assert elapsed >= 0.9 * video_seconds - 0.2
     assert updates and updates[-1].seconds > 0
 
 
@@ -269,11 +268,12 @@ def test_a_live_session_reads_what_a_stream_reads(translator, trained):
             updates += session.updates()
     updates += session.updates()
     assert len(updates) == pytest.approx(len(streamed), abs=1)
-    words = [
-        [word.text for update in each for segment in update.final for word in segment.words]
-        for each in (updates, streamed)
-    ]
-    assert words[0][:3] == words[1][:3] != []
+
+    def final_words(updates):
+        segments = [segment for update in updates for segment in update.final]
+        return [word.text for segment in segments for word in segment.words]
+
+    assert final_words(updates)[:3] == final_words(streamed)[:3] != []
     with pytest.raises(ClipError, match="float32"), translator.live() as session:
         session.push(np.zeros((8, 8, 3), np.float32), 0.0)
     with pytest.raises(ConfigError, match="bream"):
@@ -281,24 +281,24 @@ def test_a_live_session_reads_what_a_stream_reads(translator, trained):
 
 
 def test_on_segment_gets_segments_of_a_recording_as_they_become_final(translator, recording):
-    told, reached = [], []
+    segments, progress = [], []  # progress: seconds of the video
     found = translator.translate(
-        recording, **WINDOWS, on_segment=told.append, on_progress=reached.append
+        recording, **WINDOWS, on_segment=segments.append, on_progress=progress.append
     )
-    assert tuple(told) == found.segments and len(told) > 1
-    assert reached == sorted(reached) and reached[-1] == found.seconds
+    assert tuple(segments) == found.segments and len(segments) > 1
+    assert progress == sorted(progress) and progress[-1] == found.seconds
     assert found == translator.translate(recording, **WINDOWS)
 
 
 def test_on_segment_gets_a_clip_once_and_a_list_is_refused(translator, trained):
-    told = []
-    found = translator.translate(trained.video(1), on_segment=told.append)
-    assert tuple(told) == found.segments != ()
+    segments = []
+    found = translator.translate(trained.video(1), on_segment=segments.append)
+    assert tuple(segments) == found.segments != ()
     with pytest.raises(ConfigError, match="list of 2"):
-        translator.translate([trained.video(1)] * 2, on_segment=told.append)
+        translator.translate([trained.video(1)] * 2, on_segment=segments.append)
 
 
-def test_what_a_listener_raises_ends_the_translation(translator, recording):
+def test_an_exception_of_on_segment_ends_the_translation(translator, recording):
     class Stopped(Exception):
         pass
 
@@ -325,21 +325,16 @@ def test_an_ensemble_of_a_model_and_itself_equals_the_model(translator, trained)
     assert together.score == pytest.approx(alone.score, abs=1e-4)
 
 
-@pytest.fixture
-def stranger(trained, tmp_path):
-    """A copy of the workdir with the same number of other words."""
-    workdir = shutil.copytree(trained.workdir, tmp_path / "stranger")
-    words = Tokenizer.from_json((workdir / "tokenizer.json").read_text()).vocab_size - 4
-    (workdir / "tokenizer.json").write_text(
-        learn([f"word{i}" for i in range(words)], TokenizerConfig(name="word")).to_json()
-    )
-    return workdir
-
-
-def test_models_of_different_vocabularies_are_no_ensemble(trained, stranger):
+def test_models_of_different_vocabularies_are_no_ensemble(trained, tmp_path):
+    other = shutil.copytree(trained.workdir, tmp_path / "other_vocabulary")
+    num_special = 4
+    tokenizer = Tokenizer.from_json((other / "tokenizer.json").read_text())
+    words = [f"word{i}" for i in range(tokenizer.vocab_size - num_special)]
+    other_words = learn(words, TokenizerConfig(name="word"))
+    (other / "tokenizer.json").write_text(other_words.to_json())
     with pytest.raises(ConfigError, match="one vocabulary") as refused:
-        load_translator([trained.workdir, stranger])
-    assert str(trained.workdir) in str(refused.value) and str(stranger) in str(refused.value)
+        load_translator([trained.workdir, other])
+    assert str(trained.workdir) in str(refused.value) and str(other) in str(refused.value)
 
 
 def test_models_that_read_clips_differently_are_no_ensemble(trained, tmp_path):
@@ -357,8 +352,8 @@ def test_more_hypotheses_than_the_beam_holds_are_refused(translator, trained):
 
 
 @pytest.fixture
-def never_run(trained):
-    """A translator of a process that has compiled nothing yet."""
+def cold_translator(trained):
+    """A translator without compiled programs, as in a new process."""
     import jax
 
     with tiny_run.light_jax(trained.cache):
@@ -366,46 +361,47 @@ def never_run(trained):
         yield load_translator(trained.workdir)
 
 
-def test_warm_up_leaves_nothing_to_compile(trained, never_run, caplog):
+def test_warm_up_leaves_nothing_to_compile(trained, cold_translator, caplog):
     clips = [trained.video(number) for number in range(7)]
-    never_run.warm_up(clips=len(clips), recordings=True)
+    cold_translator.warm_up(clips=len(clips), recordings=True)
     with compiled_programs(caplog) as names:
-        never_run.translate(trained.video(5))
-        never_run.translate(clips)  # in batches of 4, 2 and 1
-        never_run.translate(
+        cold_translator.translate(trained.video(5))
+        cold_translator.translate(clips)  # in batches of 4, 2 and 1
+        cold_translator.translate(
             trained.video(5), min_confidence=0.5, max_clip_seconds=0.5, window_seconds=0.4
         )
     assert names == []
 
 
-def test_warm_up_compiles_for_one_clip_and_no_more(trained, never_run, caplog):
+def test_warm_up_compiles_for_one_clip_and_no_more(trained, cold_translator, caplog):
     with compiled_programs(caplog) as names:
-        seconds = never_run.warm_up("beam")
-    assert names.count("jit(run)") == 1 + never_run.model.has_trained_ctc  # the decoders
+        seconds = cold_translator.warm_up("beam")
+    # One program for the decoder, and one for CTC if it is trained.
+    assert names.count("jit(run)") == 1 + cold_translator.model.has_trained_ctc
     assert 0 < seconds < 300
     with compiled_programs(caplog) as names:
-        never_run.translate(trained.video(5), decode="beam")
+        cold_translator.translate(trained.video(5), decode="beam")
     assert names == []
     with compiled_programs(caplog) as names:
-        never_run.translate([trained.video(5), trained.video(6)], decode="beam")
+        cold_translator.translate([trained.video(5), trained.video(6)], decode="beam")
     assert "jit(run)" in names
 
 
-def test_warm_up_for_a_stream_compiles_what_it_runs(trained, never_run, caplog):
-    never_run.warm_up(live=True)
+def test_warm_up_for_a_stream_leaves_nothing_to_compile(trained, cold_translator, caplog):
+    cold_translator.warm_up(live=True)
     with compiled_programs(caplog) as names:
-        assert list(never_run.stream(trained.video(5)))
+        assert list(cold_translator.stream(trained.video(5)))
     assert names == []
 
 
-def test_warm_up_tells_what_it_compiled_and_how_long(never_run, caplog):
+def test_warm_up_logs_the_compiled_shapes_and_the_time(cold_translator, caplog):
     caplog.set_level("INFO")
-    seconds = never_run.warm_up(clips=3)
+    seconds = cold_translator.warm_up(clips=3)
     assert f"clips of 8 frames in batches of 1, 2 are compiled, {seconds:.1f} s" in caplog.text
 
 
 @pytest.mark.parametrize("clips", [0, -1, 2.0, True, "2"])
-def test_warm_up_refuses_what_is_no_number_of_clips(translator, clips):
+def test_warm_up_refuses_an_invalid_number_of_clips(translator, clips):
     with pytest.raises(ConfigError, match="allowed: an integer >= 1"):
         translator.warm_up(clips=clips)
 
@@ -420,14 +416,12 @@ def test_every_kind_of_clip_is_translated_like_the_file(translator, trained):
     video = read_video(path)
     content = path.read_bytes()
     by_path = translator.translate(path)
-    for given in (bytearray(content), memoryview(content), io.BytesIO(content)):
-        assert translator.translate(given) == by_path
-    assert (
-        translator.translate(list(video.frames), fps=video.fps) == by_path
-    )  # one clip, frame by frame
-    assert [
-        one.text for one in translator.translate([list(video.frames), path], fps=video.fps)
-    ] == [by_path.text] * 2
+    for source in (bytearray(content), memoryview(content), io.BytesIO(content)):
+        assert translator.translate(source) == by_path
+    list_of_frames = list(video.frames)
+    assert translator.translate(list_of_frames, fps=video.fps) == by_path
+    two_clips = translator.translate([list_of_frames, path], fps=video.fps)
+    assert [translation.text for translation in two_clips] == [by_path.text] * 2
 
 
 @pytest.mark.parametrize("clip", [None, [None], [[[[0, 0, 0]]]], 5])
@@ -462,15 +456,17 @@ def test_none_in_place_of_a_frame_is_an_error(translator, trained):
 
 def test_a_sampled_text_depends_on_frames_and_seed_only(translator, trained):
     clips = [trained.video(number) for number in range(6)]
-    hot = {"decode": "sample", "temperature": 3.0}
-    alone = [translator.translate(clip, seed=1, **hot).tokens for clip in clips]
-    assert len(set(alone)) > 3  # else any order would do
+    sampling = {"decode": "sample", "temperature": 3.0}
+    alone = [translator.translate(clip, seed=1, **sampling).tokens for clip in clips]
+    assert len(set(alone)) > 3  # the texts differ, so that a wrong order is noticed
     for order in ([5, 4, 3, 2, 1, 0], [3, 3, 1], [0, 1, 2, 3, 4, 5], [4, 2]):
-        together = translator.translate([clips[place] for place in order], seed=1, **hot)
-        assert [one.tokens for one in together] == [alone[place] for place in order]
-    frames = read_video(clips[2])
-    assert translator.translate(frames.frames, fps=frames.fps, seed=1, **hot).tokens == alone[2]
-    assert [one.tokens for one in translator.translate(clips, seed=2, **hot)] != alone
+        together = translator.translate([clips[i] for i in order], seed=1, **sampling)
+        assert [translation.tokens for translation in together] == [alone[i] for i in order]
+    video = read_video(clips[2])
+    from_frames = translator.translate(video.frames, fps=video.fps, seed=1, **sampling)
+    assert from_frames.tokens == alone[2]
+    other_seed = translator.translate(clips, seed=2, **sampling)
+    assert [translation.tokens for translation in other_seed] != alone
 
 
 def test_inference_options_are_those_of_the_config():
@@ -481,12 +477,8 @@ def test_inference_options_are_those_of_the_config():
 @pytest.mark.parametrize(("evidence", "gives_times"), [(0.0, False), (0.3, True), (None, True)])
 def test_a_ctc_head_that_misses_signs_gives_no_times(translator, evidence, gives_times):
     validation = {"ctc": 0.5} if evidence is None else {"ctc": 0.5, "ctc_evidence": evidence}
-    config = dataclasses.replace(
-        translator.model.config,
-        model=dataclasses.replace(
-            translator.model.config.model,
-            ctc=dataclasses.replace(translator.model.config.model.ctc, source="frames"),
-        ),
-    )
+    config = translator.model.config
+    ctc = dataclasses.replace(config.model.ctc, source="frames")
+    config = dataclasses.replace(config, model=dataclasses.replace(config.model, ctc=ctc))
     model = dataclasses.replace(translator.model, config=config, validation=validation)
     assert model.ctc_gives_times == gives_times

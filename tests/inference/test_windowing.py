@@ -1,4 +1,4 @@
-"""Windows of videos: one for a clip, several for a recording, in memory that does not grow."""
+"""Windows of videos: one for a clip, several for a recording; memory use does not grow."""
 
 import dataclasses
 import weakref
@@ -22,7 +22,7 @@ FPS = 10.0
 
 
 def frames(count: int) -> np.ndarray:
-    """Frames whose color is their number."""
+    """Return frames whose color encodes their number."""
     numbers = np.arange(count)
     colors = np.stack(
         [numbers // 256 % 256, numbers % 256, np.zeros_like(numbers)], axis=-1
@@ -48,10 +48,8 @@ def test_a_video_up_to_the_longest_clip_is_one_window(count, is_clip):
 @pytest.mark.parametrize(
     ("data", "seconds"),
     [
-        (
-            DataConfig(sampling="rate", num_frames=48, frame_rate=8.33),
-            48 / 8.33,
-        ),  # configs/small.py
+        # As in configs/small.py.
+        (DataConfig(sampling="rate", num_frames=48, frame_rate=8.33), 48 / 8.33),
         (DataConfig(sampling="segment", num_frames=32, frame_rate=5.0), 6.4),
         (DataConfig(sampling="even", num_frames=16), 6.0),
         (DataConfig(sampling="even", num_frames=250), 10.0),
@@ -62,17 +60,14 @@ def test_the_longest_clip_has_the_frame_rate_of_training(data, seconds):
     assert longest_window(data, InferenceConfig()) == pytest.approx(seconds)
     assert longest_clip(data, InferenceConfig(max_clip_seconds=30.0)) == 30.0  # set by the user
     assert longest_window(data, InferenceConfig(max_clip_seconds=2.0)) == 2.0
-    for longest in (seconds - 0.1, 3 * seconds):
+    for clip_seconds in (seconds - 0.1, 3 * seconds):
         rate = 25.0
-        images = np.zeros((round(longest * rate), 4, 4, 3), np.uint8)
-        (window,) = VideoInput(
-            images,
-            rate,
-            dataclasses.replace(data, image_size=4),
-            InferenceConfig(max_clip_seconds=100.0),
-        ).windows
+        images = np.zeros((round(clip_seconds * rate), 4, 4, 3), np.uint8)
+        small = dataclasses.replace(data, image_size=4)
+        one_window = InferenceConfig(max_clip_seconds=100.0)
+        (window,) = VideoInput(images, rate, small, one_window).windows
         warning = frame_rate_warning(window, rate, data)
-        assert (warning is not None) == (longest > seconds and data.sampling != "segment")
+        assert (warning is not None) == (clip_seconds > seconds and data.sampling != "segment")
 
 
 def test_a_video_of_a_low_frame_rate_gives_a_warning():
@@ -82,23 +77,20 @@ def test_a_video_of_a_low_frame_rate_gives_a_warning():
 
 
 def moving(count: int, *still: tuple[int, int]) -> np.ndarray:
-    """Frames in which something moves, except in `still`."""
+    """Return frames in which a bar moves, and which have no bar in the ranges `still`."""
     images = np.full((count, 16, 16, 3), 60, np.uint8)
     for t in range(count):
-        if not any(first <= t < last for first, last in still):
-            place = 2 * t % 14
-            images[t, place : place + 2, 4:12] = 250
+        if not any(first <= t < end for first, end in still):
+            top = 2 * t % 14
+            images[t, top : top + 2, 4:12] = 250
     return images
 
 
 def test_without_times_a_recording_is_split_where_nothing_moves():
     images = moving(400, (0, 50), (125, 170), (250, 400))
     data = dataclasses.replace(DATA, image_size=16)
-    windows = list(
-        VideoInput(
-            images, 12.5, data, InferenceConfig(max_clip_seconds=3.0, window_seconds=10.0)
-        ).windows
-    )
+    inference = InferenceConfig(max_clip_seconds=3.0, window_seconds=10.0)
+    windows = list(VideoInput(images, 12.5, data, inference).windows)
     assert [(round(window.start), round(window.end)) for window in windows] == [(4, 10), (13, 20)]
 
 
@@ -106,9 +98,8 @@ def test_signing_longer_than_a_window_has_overlapping_windows():
     data = dataclasses.replace(DATA, image_size=16)
     inference = InferenceConfig(max_clip_seconds=3.0, window_seconds=2.0, window_overlap=0.25)
     windows = list(VideoInput(moving(300), 12.5, data, inference).windows)
-    assert windows[0].start == pytest.approx(0.0, abs=0.1) and windows[-1].end == pytest.approx(
-        24.0, abs=0.1
-    )
+    assert windows[0].start == pytest.approx(0.0, abs=0.1)
+    assert windows[-1].end == pytest.approx(24.0, abs=0.1)
     assert np.diff([window.start for window in windows[:-1]]) == pytest.approx(1.5, abs=0.1)
     assert all(window.end - window.start <= 2.1 for window in windows)
 
@@ -122,45 +113,40 @@ def test_a_still_recording_has_no_window():
 def test_a_new_shot_ends_a_window():
     images = moving(300)
     images[140:] = 255 - images[140:]
-    windows = list(
-        VideoInput(
-            images,
-            12.5,
-            dataclasses.replace(DATA, image_size=16),
-            InferenceConfig(window_seconds=30.0),
-        ).windows
-    )
-    assert [round(window.start, 2) for window in windows] == pytest.approx(
-        [0.0, 140 / 12.5], abs=0.1
-    )
-    assert windows[0].end <= 140 / 12.5 + 1e-6
+    data = dataclasses.replace(DATA, image_size=16)
+    windows = list(VideoInput(images, 12.5, data, InferenceConfig(window_seconds=30.0)).windows)
+    new_shot = 140 / 12.5  # seconds
+    assert [window.start for window in windows] == pytest.approx([0.0, new_shot], abs=0.1)
+    assert windows[0].end <= new_shot + 1e-6
 
 
 def test_memory_holds_the_frames_of_a_few_windows(monkeypatch):
-    alive = []
+    references = []  # weak ones, to all frames that were read
 
-    def fit(images, size, fit):
+    def fit_frames(images, size, fit):
         image = np.array(images[0])
-        alive.append(weakref.ref(image))
+        references.append(weakref.ref(image))
         return [image]
 
-    monkeypatch.setattr(windowing, "fit_frames", fit)
+    def frames_in_memory() -> int:
+        return sum(reference() is not None for reference in references)
+
+    monkeypatch.setattr(windowing, "fit_frames", fit_frames)
     inference = InferenceConfig(max_clip_seconds=3.0, window_seconds=2.0)
-    most = 0
     data = dataclasses.replace(DATA, image_size=16)
+    peak = 0
 
     def detect_nothing(windows):
-        nonlocal most
-        most = max(most, sum(reference() is not None for reference in alive))
+        nonlocal peak
+        peak = max(peak, frames_in_memory())
         return [()] * len(windows)
 
-    assert not list(
-        VideoInput(moving(3000), 12.5, data, inference, detect_signs=detect_nothing).windows
-    )
-    assert len(alive) == 3000 and 20 <= most <= 6 * 25
+    video = VideoInput(moving(3000), 12.5, data, inference, detect_signs=detect_nothing)
+    assert list(video.windows) == []
+    assert len(references) == 3000 and 20 <= peak <= 6 * 25
     for _ in VideoInput(moving(3000), 12.5, data, inference).windows:
-        most = max(most, sum(reference() is not None for reference in alive))
-    assert most <= 6 * 25
+        peak = max(peak, frames_in_memory())
+    assert peak <= 6 * 25
 
 
 def test_invalid_frames_are_refused_before_reading():

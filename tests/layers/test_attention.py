@@ -19,7 +19,7 @@ QUERY, KEY, VALUE = (jax.random.normal(jax.random.key(i), (2, 5, 3, 4)) for i in
 
 
 def attention_by_loops(query, key, value):
-    """Attention by a loop over examples and heads, in float64: (b, l, n k)."""
+    """Return attention (b, l, n k) from a loop over examples and heads, in float64."""
     out = np.zeros(query.shape)
     for b, n in np.ndindex(query.shape[0], query.shape[2]):
         q, k, v = (np.asarray(x[b, :, n], np.float64) for x in (query, key, value))
@@ -34,11 +34,11 @@ def test_attention_equals_a_loop_over_heads(implementation):
     np.testing.assert_allclose(found, attention_by_loops(QUERY, KEY, VALUE), atol=1e-5)
 
 
-def test_attention_is_its_weights_times_the_values():
+def test_attention_equals_its_weights_times_the_values():
     mask = jnp.tril(jnp.ones((1, 5, 5), bool))
     weights = attention_weights(QUERY, KEY, mask)
-    by_hand = jnp.einsum("bnls,bsnk->blnk", weights, VALUE).reshape(2, 5, 12)
-    np.testing.assert_allclose(attend(QUERY, KEY, VALUE, mask), by_hand, atol=1e-5)
+    expected = jnp.einsum("bnls,bsnk->blnk", weights, VALUE).reshape(2, 5, 12)
+    np.testing.assert_allclose(attend(QUERY, KEY, VALUE, mask), expected, atol=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -46,7 +46,7 @@ def test_attention_is_its_weights_times_the_values():
     [{}, {"dropout_rate": 0.5, "dropout_rng": jax.random.key(3)}],
     ids=["plain", "dropout"],
 )
-def test_recomputing_changes_no_gradient(options):
+def test_recomputed_attention_has_the_same_gradient(options):
     def value_and_gradient(implementation):
         def loss(query):
             return (attend(query, KEY, VALUE, implementation=implementation, **options) ** 2).sum()
@@ -88,7 +88,7 @@ def test_padding_to_an_even_length_changes_no_gradient(queries, keys):
 
 @pytest.mark.parametrize("tokens", [196, 197, 198])
 def test_the_fused_kernel_has_a_gradient_at_every_length(monkeypatch, tokens):
-    """JAX checks lengths while tracing, so this needs no GPU."""
+    """JAX checks lengths while it traces, so this test needs no GPU."""
     monkeypatch.setattr(
         "jax._src.cudnn.fused_attention_stablehlo.check_cudnn_version", lambda: 91300
     )
@@ -97,17 +97,18 @@ def test_the_fused_kernel_has_a_gradient_at_every_length(monkeypatch, tokens):
         lambda q, k, v: attend(q, k, v, implementation="cudnn").astype(jnp.float32).sum(),
         argnums=(0, 1, 2),
     )
-    assert [g.shape for g in jax.eval_shape(gradient, x, x, x)] == [x.shape] * 3
+    shapes = [leaf.shape for leaf in jax.eval_shape(gradient, x, x, x)]
+    assert shapes == [x.shape] * 3
 
 
 @pytest.mark.parametrize(
-    "given",
+    "options",
     [{"mask": jnp.ones((1, 5, 5), bool)}, {"dropout_rate": 0.5, "dropout_rng": jax.random.key(0)}],
     ids=["mask", "dropout"],
 )
-def test_the_fused_kernel_refuses_masks_and_dropout(given):
+def test_the_fused_kernel_refuses_masks_and_dropout(options):
     with pytest.raises(ValueError, match="choose 'auto'"):
-        attend(QUERY, KEY, VALUE, implementation="cudnn", **given)
+        attend(QUERY, KEY, VALUE, implementation="cudnn", **options)
 
 
 @pytest.mark.parametrize(
@@ -135,7 +136,7 @@ def test_auto_follows_device_dtype_head_width_and_options(
 
 def test_auto_follows_the_traced_mesh_not_this_process(monkeypatch):
     monkeypatch.setattr(jax, "devices", lambda: [SimpleNamespace(platform="cpu")])
-    # Devices of a described topology say "cuda" where those that are present say "gpu".
+    # The platform of a device is "cuda" in a described topology, and "gpu" in this machine.
     h100 = SimpleNamespace(platform="cuda", compute_capability="9.0")
     with tracing_for(SimpleNamespace(devices=np.array([[[h100]]]))):
         assert fastest_attention(jnp.bfloat16, 64, plain=True) == "cudnn"

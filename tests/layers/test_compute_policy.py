@@ -1,3 +1,5 @@
+"""The compute policy of a run, from its config."""
+
 import jax.numpy as jnp
 import pytest
 
@@ -18,5 +20,5 @@ from tests.helpers import tiny_model
     ],
     ids=str,
 )
-def test_the_policy_of_a_run_is_in_its_config(change, expected):
+def test_the_compute_policy_follows_the_config(change, expected):
     assert compute_policy(tiny_model.config(**change)) == ComputePolicy(**expected)

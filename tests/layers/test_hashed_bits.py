@@ -1,4 +1,4 @@
-"""Dropout by hashes of positions: as good as independent bits for a mask."""
+"""Dropout masks from hashes of positions, which must look like independent random bits."""
 
 import jax
 import jax.numpy as jnp
@@ -12,21 +12,21 @@ RATE = 0.2
 SHAPE = (64, 50, 128)
 
 
-def zeros(seed=0, shape=SHAPE, stream=0):
-    """Which entries are dropped, minus the rate: of mean zero."""
+def centered_mask(seed=0, shape=SHAPE, stream=0):
+    """Return an array of the mean zero: 1 - RATE for dropped entries, -RATE for the others."""
     key = jax.random.fold_in(hashing_key(jax.random.key(seed)), stream)
     out = jax.jit(lambda key: dropout(jnp.ones(shape), RATE, key))(key)
     return np.asarray(out == 0, np.float64) - RATE
 
 
 def deviations(products):
-    """The mean of products of independent masks, in standard deviations."""
+    """Return the mean of products of two masks, in standard deviations of independent masks."""
     variance = RATE * (1 - RATE)
     return abs(products.mean()) / variance * np.sqrt(products.size)
 
 
 def test_the_share_of_dropped_entries_is_the_rate():
-    dropped = zeros()
+    dropped = centered_mask()
     spread = np.sqrt(RATE * (1 - RATE))
     assert abs(dropped.mean()) / spread * np.sqrt(dropped.size) < 4
     for axes in ((0, 1), (0, 2), (1, 2)):
@@ -38,17 +38,17 @@ def test_the_share_of_dropped_entries_is_the_rate():
 @pytest.mark.parametrize("axis", [0, 1, 2])
 @pytest.mark.parametrize("distance", [1, 2, 16])
 def test_neighbors_are_independent(axis, distance):
-    dropped = zeros()
+    dropped = centered_mask()
     assert deviations(dropped * np.roll(dropped, distance, axis)) < 4.5
 
 
 @pytest.mark.parametrize("other", [{"seed": 1}, {"stream": 1}, {"seed": 2**31}])
 def test_masks_of_other_keys_are_independent(other):
-    assert deviations(zeros() * zeros(**other)) < 4.5
+    assert deviations(centered_mask() * centered_mask(**other)) < 4.5
 
 
 def test_rows_beyond_32_bits_of_entries_do_not_repeat():
-    """An index of all entries in 32 bits would give row 2**25 the mask of row 0."""
+    """If entries were numbered with 32 bits, row 2**25 would have the mask of row 0."""
     key = hashing_key(jax.random.key(0))
     shape = (2**25 + 1, 128)
 

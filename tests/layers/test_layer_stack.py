@@ -1,4 +1,4 @@
-"""A stack of blocks against a plain loop over the blocks."""
+"""A stack of blocks, compared with a plain loop over the blocks."""
 
 import jax
 import jax.numpy as jnp
@@ -31,7 +31,7 @@ def x():
     return jax.random.normal(jax.random.key(1), (2, 5, 4))
 
 
-def test_blocks_of_a_stack_have_parameters_of_their_own(blocks):
+def test_blocks_of_a_stack_have_separate_parameters(blocks):
     assert blocks.expand.kernel.shape == (LAYERS, 4, 8)
     first, last = (np.asarray(block_at(blocks, layer).expand.kernel[...]) for layer in (0, 2))
     assert np.abs(first - last).max() > 1e-2
@@ -39,7 +39,7 @@ def test_blocks_of_a_stack_have_parameters_of_their_own(blocks):
 
 @pytest.mark.parametrize("scan", [True, False], ids=["scan", "unroll"])
 @pytest.mark.parametrize("remat", ["none", "dots", "names", "full"])
-def test_a_stack_is_a_loop_over_its_blocks(blocks, scan, remat):
+def test_a_stack_equals_a_loop_over_its_blocks(blocks, scan, remat):
     policy = ComputePolicy(scan_layers=scan, remat=remat)
 
     def by_stack(blocks, x):
@@ -80,9 +80,13 @@ def test_remat_keeps_less_for_the_backward_pass():
     assert (2, 5, 8) not in kept_shapes("full")
 
 
-@pytest.mark.parametrize(("remat", "again"), [("none", 0), ("names", 1), ("full", 7)])
-def test_kept_names_repeat_only_the_scores_of_attention(remat, again):
-    """A block in half precision has eight products: q, k, v, scores, values, out and two."""
+@pytest.mark.parametrize(("remat", "recomputed"), [("none", 0), ("names", 1), ("full", 7)])
+def test_remat_by_names_recomputes_only_the_scores_of_attention(remat, recomputed):
+    """A block in half precision has eight matrix products.
+
+    They are query, key, value, scores, attended values, output, and two of the feed-forward layer.
+    Each has two more for its gradients.
+    """
     block = TransformerBlock(
         8, 2, 16, dropout_rate=0.5, attention_dropout=0.0, dtype=jnp.bfloat16, rngs=nnx.Rngs(0)
     )
@@ -90,9 +94,6 @@ def test_kept_names_repeat_only_the_scores_of_attention(remat, again):
     def loss(block, x):
         return rematerialized(block, remat)(x, None, jax.random.key(0)).astype(jnp.float32).sum()
 
-    gradient = jax.make_jaxpr(jax.grad(loss, argnums=(0, 1)))(block, x8())
-    assert str(gradient).count("dot_general[") == 3 * 8 + again
-
-
-def x8():
-    return jax.random.normal(jax.random.key(1), (2, 5, 8), jnp.bfloat16)
+    x = jax.random.normal(jax.random.key(1), (2, 5, 8), jnp.bfloat16)
+    gradient = jax.make_jaxpr(jax.grad(loss, argnums=(0, 1)))(block, x)
+    assert str(gradient).count("dot_general[") == 3 * 8 + recomputed

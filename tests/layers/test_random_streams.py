@@ -1,3 +1,5 @@
+"""Random streams: their keys, their numbers, and the modules that use them."""
+
 import re
 from collections import defaultdict
 from pathlib import Path
@@ -14,7 +16,7 @@ def key_data(rng):
     return jax.random.key_data(rng).tolist()
 
 
-def test_a_stream_is_its_number_folded_in():
+def test_the_key_of_a_stream_has_its_number_folded_in():
     rng = jax.random.key(3)
     expected = jax.random.fold_in(rng, 4 + 2)
     assert key_data(fold(rng, "decoder_layer.feed_forward_dropout", 2)) == key_data(expected)
@@ -29,7 +31,7 @@ def test_a_misspelled_stream_is_refused():
         fold(jax.random.key(0), "vit.blocks")
 
 
-# Streams of one module that repeat: their index starts behind the other streams' numbers.
+# Streams that a module uses several times. Their numbers begin after those of the other streams.
 REPEATED = {"vit.chunk", "vit.block", "vit.embedding_dropout", "vit.patch_drop"}
 REPEATED |= {"temporal.conv", "temporal.attention", "decoder.layer", "decoder.embedding_dropout"}
 
@@ -39,13 +41,12 @@ def test_streams_of_a_module_have_different_numbers():
     for stream, number in STREAMS.items():
         if stream not in REPEATED:
             numbers[stream.partition(".")[0]].append(number)
-    assert {module: len(set(found)) for module, found in numbers.items()} == {
-        module: len(found) for module, found in numbers.items()
-    }
+    for module, found in numbers.items():
+        assert len(set(found)) == len(found), module
 
 
 def test_every_stream_is_used_by_one_module():
-    uses = defaultdict(set)
+    uses = defaultdict(set)  # stream -> names of files
     for path in PACKAGE.glob("**/*.py"):
         for stream in re.findall(r'fold\(\s*\w+,\s*f?"([\w.{}]+)"', path.read_text()):
             names = [stream]
@@ -54,4 +55,4 @@ def test_every_stream_is_used_by_one_module():
             for name in names:
                 uses[name].add(path.name)
     assert uses.keys() == STREAMS.keys()
-    assert {stream for stream, modules in uses.items() if len(modules) > 1} == set()
+    assert [stream for stream, files in uses.items() if len(files) > 1] == []

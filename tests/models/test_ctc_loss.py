@@ -1,4 +1,4 @@
-"""The CTC loss against sums over all alignments, their numeric differences, and optax."""
+"""The CTC loss, compared with sums over all alignments, numeric differences, and optax."""
 
 import itertools
 
@@ -14,7 +14,7 @@ ctc_loss = jax.jit(traced_ctc_loss)
 
 @jax.jit
 def loss_and_gradient(logits, logit_lengths, labels, label_lengths):
-    """((sum of the losses, feasible), gradient of the sum)."""
+    """Return ((sum of the losses, feasible), gradient of the sum)."""
 
     def total(x):
         loss, feasible = traced_ctc_loss(x, logit_lengths, labels, label_lengths)
@@ -28,7 +28,7 @@ def collapse(path):
 
 
 def brute_force(logits, labels):
-    """-log of the sum over all v^s paths that spell the labels, for one row, in float64."""
+    """Return minus the log of the sum over all v^s paths with these labels, for one row."""
     logits = np.asarray(logits, np.float64)
     log_probs = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
     total = 0.0
@@ -55,7 +55,7 @@ ROWS = [  # (steps, labels) within 5 steps and a vocabulary of 4
 
 
 def padded(rows, width, padding=0):
-    """(labels, label_lengths, logit_lengths) of rows of (steps, labels)."""
+    """Return (labels, label_lengths, logit_lengths) of rows (steps, labels)."""
     labels = np.full((len(rows), width), padding, np.int32)
     for i, (_, row) in enumerate(rows):
         labels[i, : len(row)] = row
@@ -115,7 +115,7 @@ def test_value_and_gradient_equal_optax():
     np.testing.assert_allclose(ours_gradient, theirs_gradient, atol=1e-4)
 
 
-NOT_FEASIBLE = {
+INFEASIBLE = {
     "too short": (2, [1, 2, 3]),
     "no room for the blank": (2, [1, 1]),
     "two repeats": (4, [1, 1, 1]),
@@ -126,12 +126,12 @@ NOT_FEASIBLE = {
 }
 
 
-def test_rows_that_are_not_feasible_have_no_loss_and_no_gradient():
-    labels, label_lengths, logit_lengths = padded([(5, [1, 2]), *NOT_FEASIBLE.values()], 3)
+def test_infeasible_rows_have_no_loss_and_no_gradient():
+    labels, label_lengths, logit_lengths = padded([(5, [1, 2]), *INFEASIBLE.values()], 3)
     logits = random_logits(len(labels), 5, 4, seed=4)
     (loss, feasible), gradient = loss_and_gradient(logits, logit_lengths, labels, label_lengths)
     assert feasible[0]
-    assert [name for name, found in zip(NOT_FEASIBLE, feasible[1:]) if found] == []
+    assert [name for name, is_feasible in zip(INFEASIBLE, feasible[1:]) if is_feasible] == []
     np.testing.assert_allclose(loss, brute_force(logits[0], [1, 2]), rtol=1e-5)
     assert gradient[0].any() and not gradient[1:].any()
 
@@ -165,7 +165,7 @@ def test_padding_of_steps_and_labels_changes_nothing():
     assert not wide_gradient[:, 6:].any()
 
 
-def test_labels_of_width_zero_leave_only_the_blank_path():
+def test_without_labels_only_the_blank_path_counts():
     logits = random_logits(2, 3, 4, seed=8)
     loss, feasible = ctc_loss(
         logits, np.array([3, 2]), np.zeros((2, 0), np.int32), np.array([0, 0])
@@ -203,7 +203,7 @@ def test_thousands_of_nats_stay_finite_and_gradients_sum_to_zero():
 
 
 def test_nan_logits_give_a_nan_loss():
-    """So that the training step is seen to fail."""
+    """The training step then finds the loss not finite and skips the update."""
     logits = random_logits(2, 4, 5)
     logits[0, 1, 2] = np.nan
     loss, _ = ctc_loss(logits, np.array([4, 4]), np.array([[1], [1]]), np.array([1, 1]))
@@ -212,7 +212,7 @@ def test_nan_logits_give_a_nan_loss():
 
 
 def test_the_gradient_of_bf16_logits_is_rounded_once():
-    """One word is in the text three times: its occupancies must not be added in bfloat16."""
+    """The gradient of a word that occurs three times is a sum, which is not added in bfloat16."""
     logits = jnp.asarray(random_logits(3, 24, 300, seed=11), jnp.bfloat16)
     labels = np.tile(np.array([5, 6, 5, 7, 5, 8], np.int32), (3, 1))
     lengths = np.array([24, 20, 12]), np.array([6, 6, 5])

@@ -1,4 +1,4 @@
-"""The localizer of hands: what it learns from motion and from points, and its losses by hand."""
+"""The localizer of hands: training on motion and on keypoints, and the values of its losses."""
 
 import jax
 import jax.numpy as jnp
@@ -21,9 +21,10 @@ from signvit_jax.models.zoom import Square, whole_image
 
 
 def signing(seed, clips, frames=4, moves=True):
-    """Two light hands that move on arms before a wall with pictures; video and the hands' places.
+    """Return (video, positions) of two light hands that move on arms in front of a wall.
 
-    The arms move as much as the hands, over a larger area.
+    Positions are (y, x) as fractions of the image, (clips, frames, hands, 2). The wall is covered
+    with pictures. The arms move as much as the hands, over a larger area.
     """
     rng = np.random.default_rng(seed)
     video = np.zeros((clips, frames, INPUT_SIZE, INPUT_SIZE, 3), np.float32)
@@ -54,7 +55,7 @@ def loss_of(maps, images, mask, points=None, presence=None, view=None):
     return localization_loss(localization, mask, points)
 
 
-def test_it_finds_both_hands_where_nothing_moves():
+def test_the_localizer_finds_both_hands_in_still_images():
     localizer = HandLocalizer(HANDS, dtype=jnp.float32, rngs=nnx.Rngs(0))
     optimizer = nnx.Optimizer(localizer, optax.adam(3e-3), wrt=nnx.Param)
     mask = jnp.ones((8, 4), bool)
@@ -72,7 +73,7 @@ def test_it_finds_both_hands_where_nothing_moves():
     still, hands = signing(1000, 60, frames=1, moves=False)
     found = places(localizer(still[:, 0]).maps).center
     distance = np.abs(found - hands[:, 0]).max(axis=-1)
-    # Half the side of a crop is 0.2.
+    # The tolerance is below half the side of a crop, 0.2, so that a crop contains the hand.
     assert np.mean(distance < 0.15) >= 0.9, np.sort(distance.ravel())[-20:]
 
 
@@ -84,16 +85,17 @@ def random_maps(shape):
 def test_the_loss_is_the_cross_entropy_of_the_mean_map():
     maps = random_maps((1, 3))
     images = np.zeros((1, 3, INPUT_SIZE, INPUT_SIZE, 3), np.float32)
-    images[0, 1, 8:12, 20:24] = 3.0  # cell (2, 5), in the second frame alone
+    images[0, 1, 8:12, 20:24] = 3.0  # cell (2, 5), only in the second frame
     found = loss_of(maps, images, jnp.ones((1, 3), bool))
-    share = np.exp(np.asarray(maps[0, :, :, 2, 5])).mean(axis=1)  # of each frame, of both hands
-    amounts = 27.0 * np.array([1.0, 2.0, 1.0])  # of motion; the second frame comes and goes
-    weights = amounts / (amounts.mean() + 256 * 0.01)
+    mean_map = np.exp(np.asarray(maps[0, :, :, 2, 5])).mean(axis=1)  # (frames,), over both hands
+    # The second frame differs from the frame before and from the frame after.
+    motion = 27.0 * np.array([1.0, 2.0, 1.0])
+    weights = motion / (motion.mean() + 256 * 0.01)
     assert weights.max() < 2.0
-    np.testing.assert_allclose(found[0], np.sum(weights * -np.log(share)) / 3, rtol=1e-5)
+    np.testing.assert_allclose(found[0], np.sum(weights * -np.log(mean_map)) / 3, rtol=1e-5)
 
 
-def test_padding_and_still_clips_have_no_part_in_the_loss():
+def test_padding_and_still_clips_add_nothing_to_the_loss():
     video = signing(0, 2)[0]
     maps = random_maps((2, 4))
     lengths = jnp.asarray([4, 2])
@@ -122,7 +124,7 @@ def random_points(clips, frames, parts=HANDS):
     return jnp.asarray(points)
 
 
-def test_points_are_learned_wherever_they_are_inside_the_view():
+def test_all_points_inside_the_view_are_learned():
     view = Square(jnp.asarray([[0.5, 0.4], [0.45, 0.55]]), jnp.asarray([0.35, 0.4]))
     points = random_points(2, 3)
 
@@ -144,16 +146,17 @@ def test_points_are_learned_wherever_they_are_inside_the_view():
     for _ in range(200):
         params, state = update(params, state)
     found = places(loss(*params)[1]).center
-    edge, side = (view.center - view.reach[:, None]), 2.0 * view.reach[:, None, None, None]
-    found = edge[:, None, None] + found * side
+    # From positions in the view to positions in the image.
+    corner, side = (view.center - view.reach[:, None]), 2.0 * view.reach[:, None, None, None]
+    found = corner[:, None, None] + found * side
     assert np.abs(found - points[..., :2]).max() < 0.8 / GRID / 4  # a quarter of a cell
-    assert params[1].min() > 3.0  # all are present
+    assert params[1].min() > 3.0  # all parts are present
 
 
-def test_what_is_missing_or_outside_the_view_is_not_present():
+def test_points_that_are_missing_or_outside_the_view_are_not_present():
     view = Square(jnp.full((1, 2), 0.5), jnp.full(1, 0.25))
     points = np.full((1, 2, HANDS, 3), 0.5, np.float32)
-    points[0, 0, 0] = 0.5, 0.8, 1.0  # beside the view
+    points[0, 0, 0] = 0.5, 0.8, 1.0  # outside the view
     points[0, 0, 1] = np.nan, np.nan, 0.0  # missing
     points[0, 1, :, 2] = 1.0
     images = jnp.zeros((1, 2, INPUT_SIZE, INPUT_SIZE, 3))
@@ -164,11 +167,12 @@ def test_what_is_missing_or_outside_the_view_is_not_present():
 
     gradient = jax.grad(loss)(jnp.zeros((1, 2, HANDS)), jnp.asarray(points))
     np.testing.assert_allclose(gradient[0], [[0.125, 0.125], [-0.125, -0.125]], rtol=1e-6)
-    elsewhere = points.copy()
-    elsewhere[0, 0, 1, :2] = 0.1
-    given = loss(jnp.zeros((1, 2, HANDS)), jnp.asarray(points))
-    assert np.isfinite(given)
-    assert given == loss(jnp.zeros((1, 2, HANDS)), jnp.asarray(elsewhere))
+    # The position of a missing point does not count.
+    moved = points.copy()
+    moved[0, 0, 1, :2] = 0.1
+    found = loss(jnp.zeros((1, 2, HANDS)), jnp.asarray(points))
+    assert np.isfinite(found)
+    assert found == loss(jnp.zeros((1, 2, HANDS)), jnp.asarray(moved))
 
 
 def test_clips_without_points_learn_from_motion():
@@ -183,7 +187,7 @@ def test_clips_without_points_learn_from_motion():
     assert np.abs(found[1] - by_motion[1]) > 0.1
 
 
-def test_the_face_has_no_part_in_what_moves():
+def test_the_face_does_not_count_in_the_loss_on_motion():
     video, mask = signing(0, 2)[0], jnp.ones((2, 4), bool)
     logits = jax.random.normal(jax.random.key(1), (2, 4, 3, GRID * GRID))
     maps = jax.nn.log_softmax(logits).reshape(2, 4, 3, GRID, GRID)

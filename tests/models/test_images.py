@@ -1,3 +1,5 @@
+"""Images as the model reads them: normalization and motion channels."""
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -28,7 +30,7 @@ def test_bytes_are_normalized_with_mean_and_deviation():
     np.testing.assert_allclose(found, (images / 255 - np.array(mean)) / np.array(std), atol=1e-5)
 
 
-def test_floats_are_normalized_already():
+def test_float_images_are_not_normalized_again():
     images = jnp.ones((2, 4, 4, 3))
     assert image_format(tiny_model.config().data).normalize(images) is images
 
@@ -54,26 +56,26 @@ def test_motion_comes_after_the_colors_or_alone(video):
 
 
 @pytest.mark.parametrize("colors", [True, False])
-def test_a_model_without_colors_does_not_see_the_room(colors):
+def test_a_model_without_colors_ignores_the_background(colors):
     definition = ModelDefinition(
         tiny_model.config(model__encoder__motion="magnitude", model__encoder__colors=colors),
         tiny_model.VOCABULARY,
     )
     params = definition.init(0)
     moving = jax.random.normal(jax.random.key(1), (1, 4, 16, 16, 3))
-    room = jax.random.normal(jax.random.key(2), (1, 1, 16, 16, 3))
+    background = jax.random.normal(jax.random.key(2), (1, 1, 16, 16, 3))
 
     @jax.jit
     def features(video):
         return definition.bind(params).encoder.frame_features(video, jnp.array([4])).features
 
-    same = np.allclose(features(moving), features(moving + room), atol=1e-4)
+    same = np.allclose(features(moving), features(moving + background), atol=1e-4)
     assert same == (not colors)
 
 
 def test_magnitudes_of_motion_are_shares_of_the_clips_motion(video):
     found = motion_channels(video, MASK, "magnitude")
-    clip = np.asarray(video[0, :2])  # without its two frames of padding
+    clip = np.asarray(video[0, :2])  # without the two padding frames
     moved = clip - clip.mean(0)
     scale = np.sqrt((moved**2).mean() + MOTION_FLOOR**2)
     step = np.abs(clip[1] - clip[0]).mean(-1) / scale
@@ -82,15 +84,15 @@ def test_magnitudes_of_motion_are_shares_of_the_clips_motion(video):
     np.testing.assert_allclose(found[0, :2, ..., 2], [step, np.zeros((3, 3))], atol=1e-5)
 
 
-def test_magnitudes_ignore_wall_light_and_sign_of_contrast(video):
+def test_magnitudes_ignore_background_brightness_and_contrast(video):
     found = motion_channels(video, MASK, "magnitude")
-    other = motion_channels(1.0 - 20 * video, MASK, "magnitude")
-    loud = motion_channels(20 * video, MASK, "magnitude")
-    np.testing.assert_allclose(other, loud, atol=1e-4)
-    np.testing.assert_allclose(found, loud, rtol=0.02, atol=1e-3)  # apart from the floor
+    inverted = motion_channels(1.0 - 20 * video, MASK, "magnitude")
+    strong = motion_channels(20 * video, MASK, "magnitude")
+    np.testing.assert_allclose(inverted, strong, atol=1e-4)
+    np.testing.assert_allclose(found, strong, rtol=0.02, atol=1e-3)  # MOTION_FLOOR has an effect
 
 
-def test_noise_of_a_still_clip_is_not_made_large(video):
+def test_noise_of_a_still_clip_is_not_amplified(video):
     noise = motion_channels(0.01 * video, MASK, "magnitude")
     assert np.abs(noise).max() < 0.4
 

@@ -1,3 +1,5 @@
+"""The CTC head: weights that are tied to the decoder's embedding, and the precision of logits."""
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -39,11 +41,12 @@ def test_logits_are_float32_sums_of_bfloat16_factors(tied):
     embedding = jnp.asarray(rng.standard_normal((50, 64)), jnp.float32)
     head.out.bias[...] = jnp.asarray(rng.standard_normal(50), jnp.float32)
     x = jnp.asarray(4 * rng.standard_normal((2, 6, 64)), jnp.bfloat16)
-    matrix = embedding.T if tied else head.out.kernel[...]
-    hidden, matrix = (
-        np.asarray(factor.astype(jnp.bfloat16), np.float64)
-        for factor in (gelu(head.hidden(x)), matrix)
-    )
+
+    def rounded_to_bfloat16(factor):
+        return np.asarray(factor.astype(jnp.bfloat16), np.float64)
+
+    hidden = rounded_to_bfloat16(gelu(head.hidden(x)))
+    matrix = rounded_to_bfloat16(embedding.T if tied else head.out.kernel[...])
     logits = head(x, embedding)
     assert logits.dtype == jnp.float32
     expected = hidden @ matrix + np.asarray(head.out.bias[...], np.float64)

@@ -1,3 +1,5 @@
+"""The translation model: padding, causality, dropout, positions, and options of its parts."""
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -55,7 +57,7 @@ def test_later_tokens_do_not_reach_earlier_logits():
     batch = tiny_model.batch()
     changed = dict(batch, tokens=batch["tokens"].copy())
     changed["tokens"][:, 2] = 3
-    before, after = (tiny_model.outputs(translator, given)[1] for given in (batch, changed))
+    before, after = (tiny_model.outputs(translator, each)[1] for each in (batch, changed))
     assert_close([before[:, :2]], [after[:, :2]], 1e-6)
     assert np.abs(before[:, 2] - after[:, 2]).max() > 1e-3
 
@@ -79,8 +81,9 @@ def test_the_embedding_of_pad_reaches_only_the_logit_of_pad():
 )
 def test_scan_and_remat_change_no_value_and_no_gradient(changes):
     batch = tiny_model.batch()
-    plain, other = (tiny_model.model(tiny_model.config(**given)) for given in ({}, changes))
-    other = nnx.merge(nnx.graphdef(other), nnx.state(plain))
+    plain = tiny_model.model(tiny_model.config())
+    other = tiny_model.model(tiny_model.config(**changes))
+    other = nnx.merge(nnx.graphdef(other), nnx.state(plain))  # with the same parameters
     images = jnp.asarray(batch["video"][0], jnp.float32) / 255
 
     def loss(model):
@@ -100,12 +103,10 @@ def test_initial_positions_can_be_sines_and_cosines():
     table = sincos.encoder.backbone.positions[...][0]
     np.testing.assert_array_equal(table[0], 0)
     for patch, (y, x) in enumerate([(0, 0), (0, 1), (1, 0), (1, 1)], start=1):
-        by_formula = [
-            f(position / 10_000 ** (i / 4))
-            for position, f in ((y, np.sin), (y, np.cos), (x, np.sin), (x, np.cos))
-            for i in range(4)
-        ]
-        np.testing.assert_allclose(table[patch], by_formula, atol=1e-6)
+        frequencies = 1 / 10_000 ** (np.arange(4) / 4)
+        parts = [np.sin(y * frequencies), np.cos(y * frequencies)]
+        parts += [np.sin(x * frequencies), np.cos(x * frequencies)]
+        np.testing.assert_allclose(table[patch], np.concatenate(parts), atol=1e-6)
     assert float(jnp.std(normal.encoder.backbone.positions[...])) < 0.05
     assert sinusoids_2d(3, 5, 8).shape == (15, 8)
 
@@ -123,7 +124,7 @@ def test_text_and_time_positions_follow_the_formula():
 
 @pytest.fixture(scope="module")
 def drop_path_outputs():
-    """Outputs of a model with drop path, by key; None is without a key."""
+    """A function key -> outputs of a model with drop path; the key None stands for evaluation."""
     translator = tiny_model.model(tiny_model.config(model__encoder__drop_path=0.2))
     return lambda rng: tiny_model.outputs(translator, tiny_model.batch(), rng)
 
@@ -136,27 +137,28 @@ def test_without_a_key_there_is_no_dropout(drop_path_outputs):
     jax.tree.map(np.testing.assert_array_equal, drop_path_outputs(None), expected)
 
 
-def test_dropout_depends_on_the_key_alone(drop_path_outputs):
-    off, once, again, other = (
-        drop_path_outputs(rng) for rng in (None, *map(jax.random.key, (1, 1, 2)))
-    )
-    jax.tree.map(np.testing.assert_array_equal, once, again)
-    assert all(np.abs(a - b).max() > 1e-3 for a, b in zip(once, off))
-    assert all(np.abs(a - b).max() > 1e-3 for a, b in zip(once, other))
+def test_dropout_depends_only_on_the_key(drop_path_outputs):
+    without = drop_path_outputs(None)
+    first = drop_path_outputs(jax.random.key(1))
+    again = drop_path_outputs(jax.random.key(1))
+    other = drop_path_outputs(jax.random.key(2))
+    jax.tree.map(np.testing.assert_array_equal, first, again)
+    assert all(np.abs(a - b).max() > 1e-3 for a, b in zip(first, without))
+    assert all(np.abs(a - b).max() > 1e-3 for a, b in zip(first, other))
 
 
-def only_add_one(backbone):
-    """Let every block add one to its input."""
+def let_blocks_add_one(backbone):
+    """Set the parameters so that every block adds one to its input and does nothing else."""
     state = jax.tree.map(jnp.zeros_like, nnx.state(backbone.blocks))
     state.feed_forward.contract.bias[...] = jnp.ones_like(state.feed_forward.contract.bias[...])
     nnx.update(backbone.blocks, state)
 
 
 def test_each_scanned_block_has_its_own_dropout_mask():
-    """Equal masks would give multiples of the number of layers, and nothing between."""
+    """With equal masks in both blocks, outputs would be 0 or 4 and never 2."""
     tiny = tiny_model.config(model__encoder__vit_num_layers=2, model__encoder__dropout=0.5)
     backbone = tiny_model.model(tiny).encoder.backbone
-    only_add_one(backbone)
+    let_blocks_add_one(backbone)
     run = jax.jit(lambda rng: backbone.run_blocks(jnp.zeros((1, 50, 16)), rng))
     assert np.unique(np.asarray(run(jax.random.key(0)))).tolist() == [0.0, 2.0, 4.0]
 
@@ -170,10 +172,10 @@ def test_drop_path_drops_branches_of_examples_and_keeps_the_mean():
 
 
 def test_drop_path_rises_from_zero_in_the_first_block():
-    """3 is the first block and a kept last one, 1 the first block and a dropped last one."""
+    """The first block adds 1. The last one adds 0 if it is dropped, else 1 / (1 - 0.5) = 2."""
     tiny = tiny_model.config(model__encoder__drop_path=0.5, model__encoder__dropout=0.0)
     backbone = tiny_model.model(tiny).encoder.backbone
-    only_add_one(backbone)
+    let_blocks_add_one(backbone)
     run = jax.jit(lambda rng: backbone.run_blocks(jnp.zeros((50, 2, 16)), rng))
     found = np.asarray(run(jax.random.key(0)))
     assert np.all(found == found[:, :1, :1])
@@ -185,8 +187,9 @@ def test_frames_are_normalized_as_the_config_says():
     translator = tiny_model.model(tiny_model.config())
     batch = tiny_model.batch()
     mean, deviation = np.array([0.485, 0.456, 0.406]), np.array([0.229, 0.224, 0.225])
-    by_hand = dict(batch, video=((batch["video"] / 255 - mean) / deviation).astype(np.float32))
-    assert_close(tiny_model.outputs(translator, batch), tiny_model.outputs(translator, by_hand))
+    normalized = ((batch["video"] / 255 - mean) / deviation).astype(np.float32)
+    expected = tiny_model.outputs(translator, dict(batch, video=normalized))
+    assert_close(tiny_model.outputs(translator, batch), expected)
 
 
 @pytest.mark.parametrize(
@@ -198,7 +201,7 @@ def test_frames_are_normalized_as_the_config_says():
     ],
     ids=str,
 )
-def test_every_stem_and_pooling_sees_where_things_are(option):
+def test_every_stem_and_pooling_depends_on_positions_in_the_image(option):
     translator = tiny_model.model(tiny_model.config(**option))
     batch = tiny_model.batch()
     images = jnp.asarray(batch["video"][0], jnp.float32) / 255
@@ -208,18 +211,18 @@ def test_every_stem_and_pooling_sees_where_things_are(option):
     assert np.abs(features - moved).max() > 1e-4
 
 
-def test_time_positions_let_pooling_tell_the_order_of_frames():
+def test_with_time_positions_pooling_depends_on_the_order_of_frames():
     batch = tiny_model.batch()
     batch["frame_lengths"][:] = 6
     reversed_clip = dict(batch, video=batch["video"][:, ::-1])
 
     def pooled_in_both_orders(time_positions):
-        # Kernels of size 1: the convolutions cannot tell the order either.
+        # With kernels of size 1, the convolutions do not depend on the order of frames.
         tiny = tiny_model.config(
             model__temporal__kernel_size=1, model__temporal__time_positions=time_positions
         )
         translator = tiny_model.model(tiny)
-        return [tiny_model.outputs(translator, given)[0] for given in (batch, reversed_clip)]
+        return [tiny_model.outputs(translator, each)[0] for each in (batch, reversed_clip)]
 
     forward, backward = pooled_in_both_orders("none")
     assert_close([forward], [backward])
@@ -228,17 +231,21 @@ def test_time_positions_let_pooling_tell_the_order_of_frames():
 
 
 @pytest.mark.parametrize("motion", ["clip_mean", "difference", "magnitude"])
-def test_only_moving_clips_reach_the_motion_channels(motion):
+def test_motion_channels_matter_only_for_moving_clips(motion):
     translator = tiny_model.model(tiny_model.config(model__encoder__motion=motion))
     kernel = translator.encoder.backbone.embed.project.kernel
     assert kernel.shape == (8 * 8 * 6, 16)
     moving = tiny_model.batch()
     still = dict(moving, video=np.repeat(moving["video"][:, :1], 6, axis=1))
-    with_motion = [tiny_model.outputs(translator, given)[2] for given in (still, moving)]
+
+    def ctc_logits_of(batch):
+        return tiny_model.outputs(translator, batch)[2]
+
+    still_before, moving_before = ctc_logits_of(still), ctc_logits_of(moving)
+    # Let the model ignore the motion channels.
     kernel[...] = kernel[...].reshape(8, 8, 6, 16).at[:, :, 3:].set(0).reshape(8 * 8 * 6, 16)
-    without_motion = [tiny_model.outputs(translator, given)[2] for given in (still, moving)]
-    np.testing.assert_allclose(with_motion[0], without_motion[0], atol=1e-5)
-    assert np.abs(with_motion[1] - without_motion[1]).max() > 1e-3
+    np.testing.assert_allclose(still_before, ctc_logits_of(still), atol=1e-5)
+    assert np.abs(moving_before - ctc_logits_of(moving)).max() > 1e-3
 
 
 def test_concatenated_patches_differ_where_their_mean_does_not():
@@ -250,7 +257,7 @@ def test_concatenated_patches_differ_where_their_mean_does_not():
     assert np.abs(pooling(tokens) - pooling(swapped)).max() > 1e-3
 
 
-def test_frame_features_then_pool_is_the_encoder():
+def test_frame_features_and_pool_equal_the_encoder():
     translator = tiny_model.model(tiny_model.config())
     batch = tiny_model.batch()
     video, lengths = jnp.asarray(batch["video"]), jnp.asarray(batch["frame_lengths"])
@@ -273,9 +280,9 @@ def test_frame_weights_are_shares_of_the_frames_of_a_clip(memory):
     translator = tiny_model.model(tiny_model.config(model__decoder__memory=memory))
 
     @jax.jit
-    def frame_weights(model, given):
-        encoded = model.encode(given["video"], given["frame_lengths"])
-        return model.frame_weights(encoded, given["tokens"])
+    def frame_weights(model, batch):
+        encoded = model.encode(batch["video"], batch["frame_lengths"])
+        return model.frame_weights(encoded, batch["tokens"])
 
     shares = np.asarray(frame_weights(translator, jax.tree.map(jnp.asarray, batch)))
     assert shares.shape == (4, 6, 6)

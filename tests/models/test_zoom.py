@@ -1,4 +1,4 @@
-"""Clips cropped to their motion: the same signing looks alike at every position and size."""
+"""The zoom, which crops clips to their motion, so that position and size do not matter."""
 
 import jax
 import jax.numpy as jnp
@@ -17,7 +17,7 @@ def zoom_to_motion(video, mask):
 
 
 def circling(y, x, radius, *, background=0.2, noise=0.0):
-    """A soft spot that circles around (y, x), as video (1, t, h, w, 3)."""
+    """Return a video (1, t, h, w, 3) of a blurred spot that moves on a circle around (y, x)."""
     rows, columns = np.mgrid[:SIDE, :SIDE]
     angle = 2 * np.pi * np.arange(FRAMES)[:, None, None] / FRAMES
     spot_y, spot_x = y + radius * np.sin(angle), x + radius * np.cos(angle)
@@ -30,18 +30,19 @@ def circling(y, x, radius, *, background=0.2, noise=0.0):
 
 @pytest.mark.parametrize("noise", [0.0, 0.02])
 @pytest.mark.parametrize(("y", "x", "radius"), [(16, 16, 6), (12, 20, 4), (22, 10, 5)])
-def test_the_square_is_around_what_moves(y, x, radius, noise):
+def test_the_square_encloses_what_moves(y, x, radius, noise):
     center, reach = moving_square(circling(y, x, radius, noise=noise), ALL)
     np.testing.assert_allclose(center[0], [y / SIDE, x / SIDE], atol=0.03)
     assert 1.2 * radius / SIDE < reach[0] < 2.4 * radius / SIDE
 
 
 def test_a_hand_that_is_raised_once_is_in_the_square():
-    often = jnp.tile(circling(22, 16, 4), (1, 5, 1, 1, 1))
-    once = circling(6, 16, 4)[:, :1]
-    video = jnp.concatenate([often, once], axis=1)
+    low = jnp.tile(circling(22, 16, 4), (1, 5, 1, 1, 1))
+    raised = circling(6, 16, 4)[:, :1]  # one frame
+    video = jnp.concatenate([low, raised], axis=1)
     center, reach = moving_square(video, jnp.ones(video.shape[:2], bool))
-    assert (center[0, 0] - reach[0]) * SIDE < 6 - 1  # the spot has a deviation of 1.3 pixels
+    # The standard deviation of the spot is 1.3 pixels.
+    assert (center[0, 0] - reach[0]) * SIDE < 6 - 1
     assert (center[0, 0] + reach[0]) * SIDE > 22 + 4 + 1
 
 
@@ -88,7 +89,7 @@ def test_the_square_is_in_the_image_and_has_a_minimum_size():
     assert np.all(center <= 1 - MIN_REACH + 1e-6)
 
 
-def test_the_square_depends_on_the_clips_own_frames_only():
+def test_the_square_depends_only_on_the_valid_frames_of_its_clip():
     clip, other = circling(16, 16, 6), circling(8, 24, 3)
     clips = [jnp.concatenate([clip, other], axis=1), jnp.concatenate([other, clip], axis=1)]
     mask = jnp.arange(2 * FRAMES) < FRAMES

@@ -1,4 +1,4 @@
-"""Training steps of a model with BatchNorm: a MobileNet of three blocks instead of fifteen."""
+"""Training steps of a model with BatchNorm, a MobileNet of three blocks instead of fifteen."""
 
 import jax
 import jax.numpy as jnp
@@ -44,21 +44,21 @@ def plain(_three_blocks):
 
 @pytest.fixture(scope="module")
 def halves(_three_blocks):
-    """The same in two microbatches: rows 0 and 2, then 1 and 3."""
+    """The same with two microbatches per batch: rows 0 and 2, then rows 1 and 3."""
     return Run(**CHANGES, training__gradient_accumulation=2)
 
 
 def batch(weights=(1, 1, 0, 1)) -> dict[str, np.ndarray]:
-    """A batch with padding frames in the first clip, and with padding rows (weight 0)."""
+    """Return a batch whose first clip has padding frames; rows with weight 0 are padding."""
     return tiny_model.batch() | {
         "frame_lengths": np.array([4, 6, 6, 6], np.int32),
         "weights": np.array(weights, np.float32),
     }
 
 
-def valid_frames(given) -> np.ndarray:
-    """Return (clips, frames), True for the frames that the statistics are of."""
-    return (np.arange(6) < given["frame_lengths"][:, None]) & (given["weights"][:, None] == 1)
+def valid_frames(batch) -> np.ndarray:
+    """Return bool (clips, frames), True for the frames that count in the statistics."""
+    return (np.arange(6) < batch["frame_lengths"][:, None]) & (batch["weights"][:, None] == 1)
 
 
 def statistics(params) -> list[np.ndarray]:
@@ -66,9 +66,9 @@ def statistics(params) -> list[np.ndarray]:
     return [np.asarray(leaf) for path, leaf in leaves if path[-1].key in ("mean", "var")]
 
 
-def stem_of_valid_frames(params, given) -> np.ndarray:
-    """Return the stem's convolution of the valid frames, (frames, h, w, c)."""
-    frames = given["video"][valid_frames(given)].astype(np.float32) / 255.0
+def stem_of_valid_frames(params, batch) -> np.ndarray:
+    """Return the outputs of the stem's convolution for the valid frames, (frames, h, w, c)."""
+    frames = batch["video"][valid_frames(batch)].astype(np.float32) / 255.0
     images = (frames - np.array([0.485, 0.456, 0.406], np.float32)) / np.array(
         [0.229, 0.224, 0.225], np.float32
     )
@@ -85,15 +85,16 @@ def stem_of_valid_frames(params, given) -> np.ndarray:
     [[1, 1, 0, 1], [1, 0, 1, 0]],
     ids=["some padding rows", "a microbatch of padding rows"],
 )
-@pytest.mark.parametrize("parts", ["plain", pytest.param("halves", marks=pytest.mark.long)])
-def test_statistics_move_to_those_of_all_valid_frames(request, parts, weights):
-    run, given = request.getfixturevalue(parts), batch(weights)
+@pytest.mark.parametrize("microbatches", ["plain", pytest.param("halves", marks=pytest.mark.long)])
+def test_running_statistics_move_to_those_of_all_valid_frames(request, microbatches, weights):
+    run = request.getfixturevalue(microbatches)
     start = run.fresh()
-    seen = stem_of_valid_frames(start.params, given)
-    state, report = run.step(run.fresh(), given)
+    outputs = stem_of_valid_frames(start.params, batch(weights))
+    state, report = run.step(run.fresh(), batch(weights))
     norm = state.params["encoder"]["backbone"]["stem"]["norm"]
-    np.testing.assert_allclose(norm["mean"], RATE * seen.mean(axis=(0, 1, 2)), atol=1e-6)
-    np.testing.assert_allclose(norm["var"], 1.0 - RATE + RATE * seen.var(axis=(0, 1, 2)), atol=1e-5)
+    mean, variance = outputs.mean(axis=(0, 1, 2)), outputs.var(axis=(0, 1, 2))
+    np.testing.assert_allclose(norm["mean"], RATE * mean, atol=1e-6)
+    np.testing.assert_allclose(norm["var"], 1.0 - RATE + RATE * variance, atol=1e-5)
     assert all(
         not np.array_equal(old, new)
         for old, new in zip(statistics(start.params), statistics(state.params))
@@ -105,22 +106,22 @@ def test_statistics_move_to_those_of_all_valid_frames(request, parts, weights):
 def test_padding_frames_and_rows_change_nothing(plain):
     noise = np.random.default_rng(7).integers(0, 256, batch()["video"].shape, dtype=np.uint8)
     valid = valid_frames(batch())[..., None, None, None]
-    dirty = batch() | {"video": np.where(valid, batch()["video"], noise)}
-    clean, changed = plain.step(plain.fresh(), batch()), plain.step(plain.fresh(), dirty)
+    noisy_padding = batch() | {"video": np.where(valid, batch()["video"], noise)}
+    state, report = plain.step(plain.fresh(), batch())
+    noisy_state, noisy_report = plain.step(plain.fresh(), noisy_padding)
     jax.tree.map(
         lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-7),
-        clean[0].params,
-        changed[0].params,
+        state.params,
+        noisy_state.params,
     )
-    assert float(clean[1].loss.total) == pytest.approx(float(changed[1].loss.total), rel=1e-6)
+    assert float(report.loss.total) == pytest.approx(float(noisy_report.loss.total), rel=1e-6)
 
 
 def test_the_moving_average_covers_the_statistics(plain):
     state, _ = plain.step(plain.fresh(), batch())
-    for start, new, average in zip(
-        *map(statistics, (plain.fresh().params, state.params, state.ema))
-    ):
-        np.testing.assert_allclose(average, 0.1 * start + 0.9 * new, atol=1e-6)
+    start = statistics(plain.fresh().params)
+    for old, new, average in zip(start, statistics(state.params), statistics(state.ema)):
+        np.testing.assert_allclose(average, 0.1 * old + 0.9 * new, atol=1e-6)
 
 
 def test_a_skipped_update_leaves_the_statistics(plain):

@@ -1,4 +1,4 @@
-"""50 losses of the tiny model against a recording: any change of training's arithmetic shows."""
+"""50 losses of the tiny model, compared with a recording to notice changes in the arithmetic."""
 
 import json
 import os
@@ -51,10 +51,10 @@ def arithmetic() -> dict[str, object]:
 
 
 @pytest.mark.filterwarnings("default:losses compared to 1e-5")
-def test_fifty_losses_are_the_recorded_ones():
-    """To the bit if the arithmetic is that of the recording; else to 1e-5, with a warning."""
+def test_fifty_losses_equal_the_recorded_losses():
+    """Compare all bits if this machine computes as the recording's; else 1e-5, with a warning."""
     golden, losses = json.loads(GOLDEN.read_text()), fifty_losses()
-    wanted = [float.fromhex(text) for text in golden["losses"]]
+    recorded = [float.fromhex(text) for text in golden["losses"]]
     differing = [
         name for name, value in arithmetic().items() if golden["arithmetic"][name] != value
     ]
@@ -64,13 +64,13 @@ def test_fifty_losses_are_the_recorded_ones():
             f"{', '.join(differing)}",
             stacklevel=1,
         )
-        np.testing.assert_allclose(losses, wanted, rtol=1e-5)
+        np.testing.assert_allclose(losses, recorded, rtol=1e-5)
     else:
-        assert losses == wanted
+        assert losses == recorded
 
 
 if __name__ == "__main__":
-    # Records new losses:
+    # Record new losses:
     # JAX_PLATFORMS=cpu JAX_DISABLE_MOST_OPTIMIZATIONS=true PYTHONPATH=. \
     #     python tests/optimization/test_golden_losses.py
     losses = [loss.hex() for loss in fifty_losses()]

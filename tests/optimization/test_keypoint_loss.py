@@ -1,4 +1,4 @@
-"""The loss on keypoints: by hand, in the view's coordinates, fading, and in a step."""
+"""The loss on keypoints: its value, the view's coordinates, its falling weight, its gradients."""
 
 import jax
 import jax.numpy as jnp
@@ -21,7 +21,10 @@ from tests.helpers import tiny_model
 
 
 def term_of(features, points, lengths, *, square=None, head=None, step=None, **training):
-    """The term for features (b, t, f) and points (b, t, k, 3); the head copies the features."""
+    """Return (the weighted loss, the metric) for features (b, t, f) and points (b, t, k, 3).
+
+    By default the head returns the features, and the view is the complete frame.
+    """
     b, t, width = features.shape
     square = square or Square(jnp.full((b, 2), 0.5), jnp.full(b, 0.5))
     head = head or {"kernel": jnp.eye(width), "bias": jnp.zeros(width)}
@@ -53,10 +56,10 @@ def test_the_loss_is_the_weighted_mean_error_in_the_views_coordinates():
     points[0, 1] = [0.2, 0.4, 1.0], [np.nan, np.nan, 0.0]  # outside, and missing
     points[0, 2] = [0.6, 0.4, 1.0], [0.6, 0.4, 1.0]  # padding
     features = np.full((1, 3, 4), 7.0, np.float32)
-    features[0, 0] = 0.05, 0.0, -0.5, 1.0  # y and x of each point; wanted: 0, 0, -1, 1
+    features[0, 0] = 0.05, 0.0, -0.5, 1.0  # y and x of each point; the targets are 0, 0, -1, 1
     total, metric = term_of(features, points, [2], square=square)
-    wanted = (1.0 * 0.00125 + 0.5 * 0.1 * 0.45) / 0.1 / 1.5
-    np.testing.assert_allclose([metric, total], [wanted, 0.5 * wanted], rtol=1e-5)
+    expected = (1.0 * 0.00125 + 0.5 * 0.1 * 0.45) / 0.1 / 1.5
+    np.testing.assert_allclose([metric, total], [expected, 0.5 * expected], rtol=1e-5)
 
 
 def test_clips_without_points_add_nothing():
@@ -80,12 +83,12 @@ def test_without_a_weight_or_points_there_is_no_term():
     config = tiny_model.config(training__keypoint_weight=0.5).training
     batch = tiny_model.batch()
     with_points = batch | {"keypoints": np.zeros((4, 6, 11, 3), np.float32)}
-    off = tiny_model.config().training
-    assert len(loss_terms(off, with_points)) == len(loss_terms(config, batch)) == 2
+    without_weight = tiny_model.config().training
+    assert len(loss_terms(without_weight, with_points)) == len(loss_terms(config, batch)) == 2
     assert len(loss_terms(config, with_points)) == 3
 
 
-def test_the_backbone_learns_from_points_and_the_rest_does_not():
+def test_only_the_backbone_gets_gradients_from_points():
     config = tiny_model.config(
         training__keypoint_weight=1.0, model__encoder__zoom="motion", model__encoder__dropout=0.0
     )
@@ -106,8 +109,9 @@ def test_the_backbone_learns_from_points_and_the_rest_does_not():
         )[0]
 
     gradient = jax.jit(jax.grad(loss))(definition.init(0))
-    moved = {
-        name: max(np.abs(leaf).max() for leaf in jax.tree.leaves(tree)) > 0.0
+    with_gradient = [
+        name
         for name, tree in gradient["encoder"].items()
-    }
-    assert moved == dict.fromkeys(moved, False) | {"backbone": True}
+        if any(np.any(leaf != 0.0) for leaf in jax.tree.leaves(tree))
+    ]
+    assert with_gradient == ["backbone"]

@@ -1,3 +1,5 @@
+"""The learning rates that a run logs, and messages about rates that change."""
+
 import numpy as np
 import pytest
 
@@ -28,12 +30,12 @@ def report(skipped, finite=True, thawed_at=None):
 
 def test_the_logged_rate_is_that_of_the_applied_updates():
     schedule = one_cycle(1e-3, 200, 0.1)
-    for step, given, updates in (
+    for step, step_report, updates in (
         (50, report(0), 49),
         (50, report(3), 46),
         (50, report(3, finite=False), 47),
     ):
-        found = rates().used(step, given)
+        found = rates().used(step, step_report)
         assert found["lr_encoder"] == float(schedule(updates))
         assert found["lr_rest"] == pytest.approx(10 * found["lr_encoder"])
         assert "lr_backbone" not in found
@@ -44,7 +46,7 @@ def test_a_thawed_backbones_rate_rises_from_zero_to_the_encoders():
         rates(freeze_epochs=2).used(step, report(0, thawed_at=40)) for step in (40, 46, 80)
     )
     assert frozen["lr_backbone"] == 0.0
-    # The run's own warm-up has 20 updates.
+    # The rate rises for as many updates as in the warm-up of the run, 20.
     assert thawing["lr_backbone"] == pytest.approx(6 / 20 * thawing["lr_encoder"])
     assert thawed["lr_backbone"] == thawed["lr_encoder"]
 
@@ -71,7 +73,7 @@ def test_other_rates_in_the_same_cycle_give_no_cycle_advice():
     assert "by the earlier settings" in change and "schedule_epochs" not in change
 
 
-def test_after_a_kept_cycle_the_rate_stays_at_its_end():
+def test_after_its_cycle_the_rate_stays_at_the_final_value():
     kept = rates(epochs=20, training__schedule_epochs=10, training__final_lr_ratio=0.05)
     assert kept.cycle_steps == 200
     end = kept.at(199)
@@ -79,7 +81,7 @@ def test_after_a_kept_cycle_the_rate_stays_at_its_end():
     assert end == pytest.approx([5e-5, 5e-4])
 
 
-def test_the_rates_of_a_longer_run_are_described_to_a_finished_one():
+def test_a_finished_run_shows_the_rates_of_a_longer_run():
     kept = rates(epochs=20, training__schedule_epochs=10, training__final_lr_ratio=0.05)
     assert "the learning rates are then 5e-05 (encoder)" in kept.how_to_extend(400)
     advice = rates().how_to_extend(200)

@@ -1,3 +1,5 @@
+"""Losses of translation and CTC, and the flat start of CTC."""
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -42,13 +44,13 @@ def gradient(params, batch, counts):
     )(params)
 
 
-def test_smoothed_cross_entropy_is_that_of_the_distribution():
+def test_smoothed_cross_entropy_equals_that_of_smoothed_targets():
     logits = jax.random.normal(jax.random.key(0), (2, 3, 11)) * 3
     targets = jax.random.randint(jax.random.key(1), (2, 3), 0, 11)
-    wanted = jax.nn.one_hot(targets, 11) * (1 - 0.05 - 0.05 / 10) + 0.05 / 10
-    np.testing.assert_allclose(wanted.sum(-1), 1, rtol=1e-6)
-    slow = -(wanted * jax.nn.log_softmax(logits)).sum(-1)
-    np.testing.assert_allclose(smoothed_cross_entropy(logits, targets, 0.05), slow, rtol=1e-5)
+    smoothed = jax.nn.one_hot(targets, 11) * (1 - 0.05 - 0.05 / 10) + 0.05 / 10
+    np.testing.assert_allclose(smoothed.sum(-1), 1, rtol=1e-6)
+    expected = -(smoothed * jax.nn.log_softmax(logits)).sum(-1)
+    np.testing.assert_allclose(smoothed_cross_entropy(logits, targets, 0.05), expected, rtol=1e-5)
     plain = optax.softmax_cross_entropy_with_integer_labels(logits, targets)
     np.testing.assert_allclose(smoothed_cross_entropy(logits, targets, 0.0), plain, rtol=1e-5)
 
@@ -60,11 +62,11 @@ def test_loss_is_the_weighted_sum_of_token_and_clip_means(params):
     per_token, per_clip = [], []
     for row in range(4):
         length = batch["token_lengths"][row]
-        for place in range(length - 1):
+        for position in range(length - 1):
             per_token.append(
                 smoothed_cross_entropy(
-                    logits[row : row + 1, place : place + 1],
-                    jnp.asarray(batch["tokens"][row, place + 1])[None, None],
+                    logits[row : row + 1, position : position + 1],
+                    jnp.asarray(batch["tokens"][row, position + 1])[None, None],
                     0.05,
                 )[0, 0]
             )
@@ -99,9 +101,7 @@ def test_padding_rows_change_nothing(params):
     batch["weights"][2:] = 0
     other = dict(batch, video=batch["video"].copy(), tokens=batch["tokens"].copy())
     other["video"][2:], other["tokens"][2:, 1] = 255, 7
-    expected, found = (
-        gradient(params, given, loss_denominators(given)) for given in (batch, other)
-    )
+    expected, found = (gradient(params, each, loss_denominators(each)) for each in (batch, other))
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-6), expected, found)
 
 
@@ -109,8 +109,8 @@ def test_an_impossible_alignment_is_counted_and_adds_nothing(params):
     batch = tiny_model.batch()
     batch["frame_lengths"][0] = 1
     batch["tokens"][0], batch["token_lengths"][0] = [1, 5, 6, 2, 0, 0], 4
-    alone = dict(batch, weights=np.array([1, 0, 0, 0], np.float32))
-    gradients, parts = gradient(params, alone, LossCounts(jnp.ones(()), jnp.ones(())))
+    first_clip = dict(batch, weights=np.array([1, 0, 0, 0], np.float32))
+    gradients, parts = gradient(params, first_clip, LossCounts(jnp.ones(()), jnp.ones(())))
     assert float(parts.metrics["ctc_impossible"]) == 1.0
     assert float(parts.metrics["ctc"]) == 0.0
     assert all(float(jnp.abs(leaf).max()) == 0 for leaf in jax.tree.leaves(gradients["ctc_head"]))
@@ -146,7 +146,7 @@ def test_a_clip_with_text_and_no_gloss_adds_nothing_to_gloss_ctc(params):
         gradients["ctc_head"],
         expected_gradients["ctc_head"],
     )
-    # Nobody signs in a clip without text: there CTC has to emit the blank.
+    # Nobody signs in a clip without text. There CTC is trained to predict the blank.
     batch["tokens"][2], batch["token_lengths"][2] = [1, 2, 0, 0, 0, 0], 2
     _, parts = gradient(params, batch, counts)
     assert float(parts.metrics["ctc"]) > float(expected.metrics["ctc"])
@@ -161,25 +161,25 @@ def test_a_flat_start_spreads_the_labels_evenly_over_valid_steps():
     signing = jnp.array([[0, 1, 1, 1, 0, 0], [0, 0, 0, 0, 1, 1]], bool)
     found = flat_alignment(steps, labels, lengths, signing, 6)
     assert found[0].tolist() == [0, 3, 4, 1, 0, 0]
-    assert found[1, :4].tolist() == [2, 2, 2, 2]  # none of its valid steps is one of `signing`
+    assert found[1, :4].tolist() == [2, 2, 2, 2]  # all steps, as no valid step has signing
 
 
 def test_the_loss_of_an_alignment_is_the_mean_over_valid_steps():
     logits = jax.random.normal(jax.random.key(0), (2, 6, 5))
     log_probs = np.asarray(jax.nn.log_softmax(logits))
     targets = jnp.array([[3, 3, 4, 4, 1, 1], [2, 2, 2, 2, 0, 0]])
-    by_hand = [
+    expected = [
         -np.mean([log_probs[0, t, label] for t, label in enumerate([3, 3, 4, 4, 1, 1])]),
         -np.mean(log_probs[1, :4, 2]),
     ]
     found = alignment_loss(logits, targets, jnp.array([6, 4]))
-    np.testing.assert_allclose(found, by_hand, rtol=1e-5)
+    np.testing.assert_allclose(found, expected, rtol=1e-5)
 
 
 def test_signing_is_from_the_first_frame_that_moves_to_the_last():
     noise = np.random.default_rng(0).integers(0, 3, (2, 10, 8, 8, 3))
     video = 100 + noise
-    # Nothing moves up to frame 2; frames 3 to 5 are still in between; frame 7 rests again.
+    # The first clip changes at frames 3, 6 and 7; the second one never does.
     video[0, 3:] += 20
     video[0, 6:] += 30
     video[0, 7:] += 10
@@ -188,8 +188,8 @@ def test_signing_is_from_the_first_frame_that_moves_to_the_last():
     assert found[0].tolist() == [False] * 2 + [True] * 6 + [False] * 2
 
 
-def rest(batch: dict, row: int, target: str) -> dict:
-    """Return the batch with nobody signing in one of its clips."""
+def with_rest(batch: dict, row: int, target: str) -> dict:
+    """Return the batch with an empty text for the clip `row`, in which nobody signs."""
     batch = dict(batch, tokens=batch["tokens"].copy(), token_lengths=batch["token_lengths"].copy())
     batch["tokens"][row], batch["token_lengths"][row] = [1, 2, 0, 0, 0, 0], 2
     if target == "gloss":
@@ -202,7 +202,7 @@ def rest(batch: dict, row: int, target: str) -> dict:
 @pytest.mark.parametrize("target", ["text", "gloss"])
 def test_the_flat_start_of_a_clip_of_rest_is_all_blank(target):
     logits = jax.random.normal(jax.random.key(0), (4, 6, tiny_model.VOCABULARY))
-    labels, lengths = ctc_labels(rest(tiny_model.batch(), 1, target))
+    labels, lengths = ctc_labels(with_rest(tiny_model.batch(), 1, target))
     steps = jnp.array([6, 4, 5, 6])
     targets = flat_alignment(steps, labels, lengths, None, 6)
     found = alignment_loss(logits, targets, steps)[1]
@@ -213,9 +213,10 @@ def test_the_flat_start_of_a_clip_of_rest_is_all_blank(target):
 
 @pytest.mark.parametrize("target", ["text", "gloss"])
 def test_a_clip_of_rest_weighs_as_much_as_one_label(target):
-    """With uniform outputs, every step costs the log of the vocabulary's size."""
+    """With uniform outputs, the loss of every step is the log of the vocabulary's size."""
     uniform = jnp.zeros((4, 60, tiny_model.VOCABULARY))
-    batch = rest(tiny_model.batch(), 2, target) | {"weights": np.array([0, 0, 1, 0], np.float32)}
+    batch = with_rest(tiny_model.batch(), 2, target)
+    batch["weights"] = np.array([0, 0, 1, 0], np.float32)
     batch = jax.tree.map(jnp.asarray, batch)
     for steps in (60, 5):
         outputs = Outputs(None, None, uniform, jnp.full(4, steps))
@@ -256,10 +257,10 @@ def test_a_flat_start_fades_out_and_changes_no_bit_if_off(params):
 
     without, with_flat_start = loss_by_step(0), loss_by_step(10)
     off, ctc = without(None)
-    flat, half, over, later = (with_flat_start(jnp.asarray(step))[0] for step in (0, 5, 10, 999))
-    assert off == without(jnp.asarray(0))[0] == over == later
-    assert half == pytest.approx((flat + over) / 2, rel=1e-5) and flat != over
-    assert with_flat_start(jnp.asarray(0))[1] == ctc  # the metric is CTC alone
+    start, half, end, later = (with_flat_start(jnp.asarray(step))[0] for step in (0, 5, 10, 999))
+    assert off == without(jnp.asarray(0))[0] == end == later
+    assert half == pytest.approx((start + end) / 2, rel=1e-5) and start != end
+    assert with_flat_start(jnp.asarray(0))[1] == ctc  # the metric has no flat start
 
 
 def test_the_flat_start_fades_for_clips_that_ctc_can_spell():
@@ -270,10 +271,11 @@ def test_the_flat_start_fades_for_clips_that_ctc_can_spell():
     np.testing.assert_allclose(
         flat_start_weight(per_label, jnp.asarray(5), 10), [0.5, 0.5, 0.5, 0.25, 0.0, 0.0]
     )
-    gradient = jax.grad(lambda per_label: flat_start_weight(per_label, jnp.asarray(5), 10).sum())(
-        per_label
-    )
-    assert not gradient.any()
+
+    def sum_of_weights(per_label):
+        return flat_start_weight(per_label, jnp.asarray(5), 10).sum()
+
+    assert not jax.grad(sum_of_weights)(per_label).any()
 
 
 def test_the_loss_of_a_clip_of_rest_alone_is_finite(params):

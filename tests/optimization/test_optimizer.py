@@ -1,3 +1,5 @@
+"""The optimizer: learning rates, parameter groups, weight decay, clipping, thaw and moments."""
+
 import math
 from functools import partial
 
@@ -20,9 +22,9 @@ from tests.helpers import tiny_model
 
 
 def slow_one_cycle(step, peak, total, warmup):
-    """PyTorch's OneCycleLR in double precision.
+    """Return the rate of PyTorch's OneCycleLR, in double precision.
 
-    anneal_strategy='cos', div_factor=25 and final_div_factor=1e4.
+    Its options are anneal_strategy='cos', div_factor=25 and final_div_factor=1e4.
     """
 
     def anneal(start, end, share):
@@ -35,7 +37,7 @@ def slow_one_cycle(step, peak, total, warmup):
 
 
 @pytest.mark.parametrize(("total", "warmup"), [(10, 0.3), (480, 0.05), (200_000, 0.05)])
-def test_rates_are_those_of_pytorchs_one_cycle(total, warmup):
+def test_rates_equal_those_of_pytorchs_one_cycle(total, warmup):
     schedule = jax.jit(one_cycle(3e-3, total, warmup))
     steps = sorted(
         {0, 1, int(warmup * total) - 1, int(warmup * total), total // 2, total - 2, total - 1}
@@ -59,8 +61,10 @@ def test_encoder_and_rest_have_separate_rates():
         training__encoder_lr=1e-3, training__decoder_lr=0.0, training__weight_decay=0.0
     )
     params = parameters_of(tiny_model.model(tiny))
-    groups = {name: set(jax.tree.leaves(tree)) for name, tree in parameter_groups(params).items()}
-    assert groups == {"ctc_head": {"rest"}, "decoder": {"rest"}, "encoder": {"encoder"}}
+    groups_of_parts = {
+        name: set(jax.tree.leaves(tree)) for name, tree in parameter_groups(params).items()
+    }
+    assert groups_of_parts == {"ctc_head": {"rest"}, "decoder": {"rest"}, "encoder": {"encoder"}}
     optimizer = make_optimizer(tiny.training, 10)
     updates, _ = jax.jit(
         lambda p: optimizer.update(jax.tree.map(jnp.ones_like, p), optimizer.init(p), p)
@@ -88,7 +92,7 @@ def test_weight_decay_acts_on_all_parameters_or_on_matrices(scope):
 
 
 def test_gradients_are_clipped_by_their_global_norm():
-    """Adam's first update does not depend on the gradient's scale; its second moment does."""
+    """The second moment is compared, because Adam's first update does not depend on the scale."""
     tiny = tiny_model.config(training__max_grad_norm=0.5)
     params = parameters_of(tiny_model.model(tiny))
     optimizer = make_optimizer(tiny.training, 10)
@@ -102,7 +106,7 @@ def test_gradients_are_clipped_by_their_global_norm():
 
 
 @pytest.mark.parametrize("moments", ["float32", "bfloat16"])
-def test_a_thawed_backbone_gets_a_fresh_adams_warmed_up_updates(moments):
+def test_a_thawed_backbone_is_updated_like_by_a_fresh_adam_with_warm_up(moments):
     config = tiny_model.config(
         training__adam_moments=moments,
         training__weight_decay=0.0,
@@ -122,37 +126,36 @@ def test_a_thawed_backbone_gets_a_fresh_adams_warmed_up_updates(moments):
         )
         return with_backbone(drawn, np.zeros(50, np.float32)) if frozen else drawn
 
-    def updates(optimizer, late=False):
+    def thawed_updates(optimizer, with_thaw=False):
+        """Yield (gradient, update) of the backbone for 12 updates after the frozen ones."""
         state = optimizer.init(params)
         update_of = jax.jit(optimizer.update, static_argnames="frozen")
         for step in range(frozen_updates + 12):
             frozen = step < frozen_updates
             thaw = {}
-            if late:
+            if with_thaw:
                 thaw = {"thawed_at": jnp.int32(min(step, frozen_updates)), "frozen": frozen}
-            given = gradients(frozen)
-            update, state = update_of(given, state, params, **thaw)
+            gradient = gradients(frozen)
+            update, state = update_of(gradient, state, params, **thaw)
             if not frozen:
-                yield given["encoder"]["backbone"], update["encoder"]["backbone"]
+                yield gradient["encoder"]["backbone"], update["encoder"]["backbone"]
 
-    fresh = optax.scale_by_adam(b1=0.9, b2=0.999, eps=1e-8)
-    fresh_state = fresh.init(params["encoder"]["backbone"])
+    fresh_adam = optax.scale_by_adam(b1=0.9, b2=0.999, eps=1e-8)
+    fresh_state = fresh_adam.init(params["encoder"]["backbone"])
     rate = group_schedules(config, total)["encoder"]
-    for number, (given, update) in enumerate(
-        updates(make_optimizer(config, total, thaws=True), late=True)
-    ):
-        expected, fresh_state = fresh.update(given, fresh_state)
-        share = min((number + 1) / 10, 1.0)  # the run's own warm-up takes 10 updates
-        wanted = -rate(frozen_updates + number) * share * expected
-        # Moments in bfloat16 are exact to one part in 256, and so are the updates on average.
+    # Moments in bfloat16 are exact to one part in 256, and so are the updates on average.
+    tolerance = {"float32": 1e-5, "bfloat16": 0.03}[moments]
+    optimizer = make_optimizer(config, total, thaws=True)
+    for number, (gradient, update) in enumerate(thawed_updates(optimizer, with_thaw=True)):
+        direction, fresh_state = fresh_adam.update(gradient, fresh_state)
+        share = min((number + 1) / 10, 1.0)  # the warm-up of this run takes 10 updates
+        expected = -rate(frozen_updates + number) * share * direction
         np.testing.assert_allclose(
-            update,
-            wanted,
-            atol={"float32": 1e-5, "bfloat16": 0.03}[moments] * float(jnp.abs(wanted).max()),
+            update, expected, atol=tolerance * float(jnp.abs(expected).max())
         )
-    # With one count for all parameters the first update is three times the rate; later ones are
-    # larger still.
-    first = next(updates(make_optimizer(config, total)))[1]
+    # Without a thaw, Adam has one count for all parameters: the first update would be three times
+    # the rate, and later ones even larger.
+    first = next(thawed_updates(make_optimizer(config, total)))[1]
     assert float(jnp.abs(first).min()) > 1.6 * float(rate(frozen_updates))
 
 
@@ -173,14 +176,14 @@ def test_a_backbone_frozen_again_starts_from_zero_moments():
         _, state = optimizer.update(ones, state, params, thawed_at=jnp.int32(0), frozen=frozen)
     assert all(not moment["encoder"]["backbone"].any() for moment in (state[1].mu, state[1].nu))
     update, _ = optimizer.update(ones, state, params, thawed_at=jnp.int32(3), frozen=False)
-    share = 1 / 50  # of a warm-up of 0.05 x 1000 updates
+    share = 1 / 50  # the warm-up takes 0.05 x 1000 = 50 updates
     expected = -share * float(group_schedules(config, 1000)["encoder"](3))
     np.testing.assert_allclose(update["encoder"]["backbone"], expected, rtol=1e-4)
 
 
-def test_bfloat16_moments_converge_like_float32_ones():
-    """With rounding to nearest, the second moment of a constant gradient would stop too low."""
-    wide, narrow = (
+def test_bfloat16_moments_converge_like_float32_moments():
+    """With rounding to the nearest number, small second moments would stop growing too early."""
+    float32_optimizer, bfloat16_optimizer = (
         make_optimizer(tiny_model.config(training__adam_moments=kind).training, 4000)
         for kind in ("float32", "bfloat16")
     )
@@ -189,26 +192,24 @@ def test_bfloat16_moments_converge_like_float32_ones():
 
     @partial(jax.jit, static_argnums=0)
     def run(optimizer):
-        def step(_, carried):
-            params, state = carried
+        def step(_, params_and_state):
+            params, state = params_and_state
             updates, state = optimizer.update(gradients, state, params)
             return jax.tree.map(jnp.add, params, updates), state
 
         return jax.lax.fori_loop(0, 2000, step, (params, optimizer.init(params)))
 
-    (exact, exact_state), (rounded, rounded_state) = run(wide), run(narrow)
-    assert {
-        leaf.dtype
-        for moments in (rounded_state[1].mu, rounded_state[1].nu)
-        for leaf in jax.tree.leaves(moments)
-    } == {jnp.dtype("bfloat16")}
+    exact, exact_state = run(float32_optimizer)
+    rounded, rounded_state = run(bfloat16_optimizer)
+    moments = jax.tree.leaves((rounded_state[1].mu, rounded_state[1].nu))
+    assert {leaf.dtype for leaf in moments} == {jnp.dtype("bfloat16")}
     found, expected = (
         np.asarray(state[1].nu["encoder"]["kernel"], np.float64)
         for state in (rounded_state, exact_state)
     )
     np.testing.assert_allclose(found.mean(), expected.mean(), rtol=2e-3)
-    assert expected.mean() > 0.8 * 1e-4  # most of the way to the gradient squared
-    # Rounding changes each parameter's rate by a few percent, and their mean not at all.
+    assert expected.mean() > 0.8 * 1e-4  # it is near its limit, the squared gradient
+    # Rounding changes single updates by a few percent, but not their mean.
     np.testing.assert_allclose(rounded["encoder"]["kernel"], exact["encoder"]["kernel"], rtol=0.06)
     np.testing.assert_allclose(
         rounded["encoder"]["kernel"].mean(), exact["encoder"]["kernel"].mean(), rtol=5e-3

@@ -1,3 +1,5 @@
+"""The training step and the evaluation step of the tiny model."""
+
 import jax
 import numpy as np
 import pytest
@@ -26,20 +28,21 @@ class Run:
     """A compiled step of the tiny model, and fresh states for it."""
 
     def __init__(self, frozen=False, steps=10, thaws=False, **changes):
-        tiny = tiny_model.config(**changes)
-        self.definition = ModelDefinition(tiny, tiny_model.VOCABULARY)
-        optimizer = make_optimizer(tiny.training, steps, thaws=thaws)
-        mesh = make_mesh(tiny.mesh)
-        self.make = lambda: new_state(self.definition, optimizer, 0, thaws=thaws)
-        _, self.shardings = abstract_on_mesh(self.make, mesh)
+        config = tiny_model.config(**changes)
+        training = config.training
+        self.definition = ModelDefinition(config, tiny_model.VOCABULARY)
+        optimizer = make_optimizer(training, steps, thaws=thaws)
+        mesh = make_mesh(config.mesh)
+        self.new_state = lambda: new_state(self.definition, optimizer, 0, thaws=thaws)
+        _, self.shardings = abstract_on_mesh(self.new_state, mesh)
         self.step = make_train_step(
-            self.definition, optimizer, tiny.training, mesh, self.shardings, frozen_backbone=frozen
+            self.definition, optimizer, training, mesh, self.shardings, frozen_backbone=frozen
         )
-        self.evaluate = make_eval_step(self.definition, tiny.training, mesh, self.shardings.params)
+        self.evaluate = make_eval_step(self.definition, training, mesh, self.shardings.params)
 
     def fresh(self):
-        """Return a fresh state, placed as the step returns it: then the step is compiled once."""
-        return jax.jit(self.make, out_shardings=self.shardings)()
+        """Return a fresh state, sharded like the states of the step, which is compiled once."""
+        return jax.jit(self.new_state, out_shardings=self.shardings)()
 
 
 @pytest.fixture(scope="module")
@@ -78,14 +81,14 @@ def test_microbatches_add_up_to_the_batch(plain):
     jax.tree.map(
         lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), split_report.loss, report.loss
     )
-    # Adam turns a gradient of rounding errors into a full step: where the gradient is zero,
-    # parameters may differ by twice the rate.
+    # Where the gradient is zero up to rounding errors, Adam still makes an update as large as the
+    # learning rate, with a random sign. So a few parameters may differ by twice the rate.
     leaves = zip(jax.tree.leaves(state.params), jax.tree.leaves(split_state.params), strict=True)
     close = [np.mean(np.isclose(a, b, atol=1e-5)) for a, b in leaves]
     assert min(close) > 0.8 and np.mean(close) > 0.99
 
 
-def test_an_update_that_is_not_finite_is_skipped_and_counted(plain):
+def test_a_non_finite_update_is_skipped_and_counted(plain):
     state, before = plain.fresh(), plain.fresh()
     broken = dict(tiny_model.batch(), weights=np.full(4, np.nan, np.float32))
 
@@ -113,7 +116,7 @@ def test_the_average_follows_the_parameters_with_its_decay(plain):
     assert float(report.finite) == 1.0
 
 
-def test_a_frozen_backbone_gets_no_update_and_no_decay():
+def test_a_frozen_backbone_gets_no_update_and_no_weight_decay():
     run = Run(frozen=True, **NO_DROPOUT, training__weight_decay=0.5)
     start = run.fresh()
     state, _ = run.step(run.fresh(), tiny_model.batch())
@@ -124,7 +127,7 @@ def test_a_frozen_backbone_gets_no_update_and_no_decay():
 
 
 @pytest.mark.long
-def test_thawed_at_counts_applied_updates_not_tried_ones():
+def test_thawed_at_counts_applied_updates_not_skipped_ones():
     frozen, thawed = (Run(frozen=frozen, thaws=True, **NO_DROPOUT) for frozen in (True, False))
     broken = dict(tiny_model.batch(), weights=np.full(4, np.nan, np.float32))
     state, reported = frozen.fresh(), []
@@ -147,17 +150,17 @@ def test_a_backbone_that_is_not_frozen_learns(plain):
 
 
 def with_dropout() -> Run:
-    """The run of the golden losses: one compiled program for both."""
+    """Return the run of the golden losses, so that both tests use one compiled program."""
     return Run(steps=50, training__encoder_lr=3e-4, training__decoder_lr=1e-3)
 
 
 def test_dropout_differs_between_steps_and_not_between_runs():
     run = with_dropout()
     state = run.fresh()
-    one, first = run.step(run.fresh(), tiny_model.batch())
+    after_one_step, first = run.step(run.fresh(), tiny_model.batch())
     _, again = run.step(run.fresh(), tiny_model.batch())
-    assert int(one.step) == 1
-    _, later = run.step(state.replace(step=one.step), tiny_model.batch())
+    assert int(after_one_step.step) == 1
+    _, later = run.step(state.replace(step=after_one_step.step), tiny_model.batch())
     assert float(first.loss.total) == float(again.loss.total) != float(later.loss.total)
 
 

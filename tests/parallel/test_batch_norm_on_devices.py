@@ -1,4 +1,4 @@
-"""BatchNorm of images on two devices: virtual ones of a CPU, in a process of their own."""
+"""BatchNorm of images on two devices, which are virtual devices of the CPU in a new process."""
 
 import subprocess
 import sys
@@ -36,12 +36,12 @@ print("same")
 """
 
 
-def test_statistics_are_those_of_the_images_of_all_devices():
-    done = subprocess.run(
+def test_statistics_cover_the_images_of_all_devices():
+    result = subprocess.run(
         [sys.executable, "-c", TWO_DEVICES],
         capture_output=True,
         text=True,
         timeout=280,
         cwd=Path(__file__).parents[2],
     )
-    assert done.stdout.strip() == "same", done.stderr[-2000:]
+    assert result.stdout.strip() == "same", result.stderr[-2000:]

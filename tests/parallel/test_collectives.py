@@ -1,4 +1,4 @@
-"""What programs for several devices send: eight virtual devices of a CPU, in their own process."""
+"""The communication of programs for eight devices: virtual devices of the CPU in a new process."""
 
 import json
 import os
@@ -64,44 +64,46 @@ print(json.dumps(re.findall(kinds, text)))
 
 
 def run(program, *arguments):
-    done = subprocess.run(
+    """Return the JSON in the last line that the program prints."""
+    result = subprocess.run(
         [sys.executable, "-c", PROLOGUE + program, *arguments],
         capture_output=True,
         text=True,
         env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])},
     )
-    assert done.returncode == 0, done.stderr[-2000:]
-    return json.loads(done.stdout.splitlines()[-1])
+    assert result.returncode == 0, result.stderr[-2000:]
+    return json.loads(result.stdout.splitlines()[-1])
 
 
 @pytest.mark.parametrize(
-    ("dtype", "sent", "maker"),
+    ("dtype", "hlo_dtype", "producer"),
     [
         ("float32", "f32", "parameter"),
         # Without the barrier XLA for GPUs gathers in float32 and casts afterwards.
         ("bfloat16", "bf16", "stablehlo.optimization_barrier"),
     ],
 )
-def test_kernels_are_gathered_in_the_compute_dtype(dtype, sent, maker):
-    """Biases in float32; the gradient is sharded in the dtype of the gathered kernel."""
-    constraints, gathered_from = run(GATHERED, dtype)
-    assert gathered_from == maker
-    kernel = [found for found in constraints if found[1] == "64x32"]
-    assert kernel == [["{}, {}", "64x32", sent], ['{"fsdp"}, {}', "64x32", sent]]
-    assert {found[2] for found in constraints if found[1] == "32"} == {"f32"}
+def test_kernels_are_gathered_in_the_compute_dtype(dtype, hlo_dtype, producer):
+    """The gradient is sharded in the dtype of the gathered kernel. Biases stay in float32."""
+    constraints, gathered_from = run(GATHERED, dtype)  # constraints: (sharding, shape, dtype)
+    assert gathered_from == producer
+    kernel = [constraint for constraint in constraints if constraint[1] == "64x32"]
+    assert kernel == [["{}, {}", "64x32", hlo_dtype], ['{"fsdp"}, {}', "64x32", hlo_dtype]]
+    assert {kind for _, shape, kind in constraints if shape == "32"} == {"f32"}
 
 
-# In float32 the scale of the first norm needs the gradient of its output, a sum over the axis too.
+# In float32 the gradient of the first norm's scale needs one more sum over the tensor axis.
 @pytest.mark.parametrize(("dtype", "sums"), [("float32", 3), ("bfloat16", 2)])
-def test_a_tensor_axis_moves_kernels_to_split_qkv(dtype, sums):
-    """Two clips of six tokens are on each device: the feed-forward layer's are summed over the
-    axis, forward and backward, and the attended ones are gathered. Query, key and value, and the
-    hidden layer, stay where their heads and columns are.
+def test_a_tensor_axis_communicates_only_feed_forward_sums_and_attended_values(dtype, sums):
+    """Each device has two clips of six tokens.
 
-    The query, key and value kernel, which is smaller, is resharded by heads.
+    Over the tensor axis, the outputs of the feed-forward layer and their gradients are summed, and
+    the attended values are gathered. Queries, keys and values are not sent: each device has some of
+    the heads. Nor is the hidden layer: each device has some of its columns. The kernel of queries,
+    keys and values, which is smaller, is resharded by heads.
     """
-    sent = run(BLOCK, dtype)
-    activations = [tuple(found) for found in sent if found[0].startswith(("2,6", "12,"))]
+    sent = run(BLOCK, dtype)  # (shape, kind of the collective)
+    activations = [tuple(entry) for entry in sent if entry[0].startswith(("2,6", "12,"))]
     assert sorted(activations) == [
         ("2,6,32", "all-gather"),
         *[("2,6,32", "all-reduce")] * sums,

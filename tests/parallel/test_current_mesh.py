@@ -1,4 +1,4 @@
-"""Dropout of a sharded batch on four devices: virtual ones of a CPU, in their own process."""
+"""Dropout of a batch that is sharded over four virtual devices of the CPU, in a new process."""
 
 import json
 import os
@@ -34,23 +34,31 @@ random_bits = re.findall(r"u32\[([\d,]+)\]", compiled.as_text())
 sizes = [math.prod(map(int, size.split(","))) for size in random_bits]
 out = compiled(jnp.ones((8, 64, 16)))
 shares = [float((out[2 * device : 2 * device + 2] == 0).mean()) for device in range(4)]
-alike = bool((out[:2] == out[2:4]).all())
-same = bool((out == dropout(jnp.ones((8, 64, 16)), 0.25, key)).all())
-found = {"largest": max(sizes, default=0), "shares": shares, "alike": alike, "same": same}
-print(json.dumps(found))
+same_on_devices = bool((out[:2] == out[2:4]).all())
+as_on_one_device = bool((out == dropout(jnp.ones((8, 64, 16)), 0.25, key)).all())
+print(
+    json.dumps(
+        {
+            "largest": max(sizes, default=0),
+            "shares": shares,
+            "same_on_devices": same_on_devices,
+            "as_on_one_device": as_on_one_device,
+        }
+    )
+)
 """
 
 
 @pytest.mark.parametrize("generator", ["rbg", "threefry2x32", "hash"])
 def test_every_device_draws_dropout_for_its_own_rows_only(generator):
     root = str(Path(__file__).parents[2])
-    run = [sys.executable, "-c", PROGRAM, generator]
-    done = subprocess.run(
-        run, capture_output=True, text=True, env=os.environ | {"PYTHONPATH": root}
+    command = [sys.executable, "-c", PROGRAM, generator]
+    result = subprocess.run(
+        command, capture_output=True, text=True, env=os.environ | {"PYTHONPATH": root}
     )
-    assert done.returncode == 0, done.stderr[-2000:]
-    found = json.loads(done.stdout)
-    assert found["largest"] <= 8 * 64 * 16 // 4
+    assert result.returncode == 0, result.stderr[-2000:]
+    found = json.loads(result.stdout)
+    assert found["largest"] <= 8 * 64 * 16 // 4  # random numbers of one device
     assert found["shares"] == pytest.approx([0.25] * 4, abs=0.03)
-    assert not found["alike"]
-    assert found["same"] == (generator != "rbg")  # as on one device
+    assert not found["same_on_devices"]
+    assert found["as_on_one_device"] == (generator != "rbg")

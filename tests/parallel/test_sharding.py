@@ -1,6 +1,6 @@
-"""One device and many: the same numbers.
+"""Meshes, sharding rules, and training on eight devices with the same losses as on one.
 
-The devices are eight virtual ones of a CPU, in a process of their own.
+The eight devices are virtual devices of the CPU in a new process.
 """
 
 import dataclasses
@@ -29,23 +29,25 @@ TESTS = Path(__file__).parents[1]
     "meshes", [["mixed"], pytest.param(["data", "fsdp", "tensor"], marks=pytest.mark.long)]
 )
 def test_eight_devices_reach_the_losses_of_one(meshes, tmp_path):
-    """Also when they resume from the checkpoints of other meshes; and their state is sharded."""
+    """Runs also resume from checkpoints of other meshes, and their state is sharded."""
     program = [sys.executable, str(TESTS / "helpers" / "eight_devices.py"), str(tmp_path), *meshes]
-    done = subprocess.run(
+    result = subprocess.run(
         program,
         capture_output=True,
         text=True,
         timeout=800,
         env=os.environ | {"PYTHONPATH": str(TESTS.parent)},
     )
-    assert done.returncode == 0, done.stderr[-2000:]
-    lines = [line.split() for line in done.stdout.splitlines()]
-    sharded = {name: int(arrays) for name, arrays, *_ in lines}
-    losses = {name: [float(loss) for loss in found] for name, _, *found in lines}
+    assert result.returncode == 0, result.stderr[-2000:]
+    num_sharded, losses = {}, {}  # by the name of the run
+    for line in result.stdout.splitlines():
+        name, num_arrays, *losses_of_run = line.split()
+        num_sharded[name] = int(num_arrays)
+        losses[name] = [float(loss) for loss in losses_of_run]
     assert len(losses) == 1 + 2 * len(meshes)
     assert len(losses["single"]) == 5
     for name, found in losses.items():
-        assert sharded[name] > 10 or name not in ("fsdp", "tensor", "mixed"), name
+        assert num_sharded[name] > 10 or name not in ("fsdp", "tensor", "mixed"), name
         assert found == pytest.approx(losses["single"][-len(found) :], rel=1e-5), name
 
 
@@ -124,25 +126,25 @@ def test_mesh_axes_may_split_the_physical_axes_of_a_tpu_pod(axes):
 @pytest.mark.parametrize(
     "chips",
     [
-        # No box holds these four chips and no other.
+        # These four chips do not fill a box.
         [Chip(id, (x, y, 0)) for id, (x, y) in enumerate([(0, 0), (1, 0), (2, 0), (0, 1)])],
-        # Two slices have chips at the same places.
+        # Two slices have chips at the same coordinates.
         [Chip(id, (id % 2, 0, 0), slice_index=id // 2) for id in range(4)],
     ],
 )
-def test_chips_that_are_no_box_of_one_slice_are_refused(chips):
+def test_chips_that_do_not_form_a_box_in_one_slice_are_refused(chips):
     with pytest.raises(ConfigError, match=r"these 4 chips.* allowed: the chips of one slice"):
         make_mesh(MeshConfig(2, 2, 1), devices=chips)
 
 
 @pytest.mark.parametrize("error", [NotImplementedError, ValueError])
-def test_what_jax_says_of_a_mesh_is_in_the_error(error, monkeypatch):
+def test_the_error_of_a_mesh_has_the_message_of_jax(error, monkeypatch):
     def refuse(*_, **__):
-        raise error("its words")
+        raise error("a message of JAX")
 
     monkeypatch.setattr("jax.experimental.mesh_utils.create_device_mesh", refuse)
     monkeypatch.setattr(jax, "device_count", lambda: 8)
-    with pytest.raises(ConfigError, match=r"\(its words\); allowed: other axes"):
+    with pytest.raises(ConfigError, match=r"\(a message of JAX\); allowed: other axes"):
         make_mesh(MeshConfig(2, 2, 2))
 
 

@@ -1,3 +1,5 @@
+"""The padding of vocabularies whose size the tensor axis of a mesh does not divide."""
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -26,7 +28,7 @@ def shapes_by_path(tree):
 
 
 def test_only_the_vocabulary_is_padded():
-    """In the parameters, their average and their two moments."""
+    """Parameters, their moving average and their two moments are padded."""
     tiny = tiny_model.config(training__ema_decay=0.9)
     definition = ModelDefinition(tiny, 17)
     optimizer = make_optimizer(tiny.training, 10)
@@ -38,10 +40,11 @@ def test_only_the_vocabulary_is_padded():
     changed = {path: shape for path, shape in padded.items() if plain[path] != shape}
     assert len(changed) == 4 * len(PADDED)
     for path, shape in changed.items():
-        assert shape == next(wanted for name, wanted in PADDED.items() if path.endswith(name))
+        (expected,) = [padded_shape for name, padded_shape in PADDED.items() if path.endswith(name)]
+        assert shape == expected
 
 
-def test_padding_is_zeros_and_is_sliced_off_again():
+def test_padding_is_zeros_and_can_be_removed():
     tree = {
         "decoder": {"embedding": jnp.arange(34.0).reshape(17, 2) + 1},
         "other": {"kernel": jnp.ones((17, 3))},

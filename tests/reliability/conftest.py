@@ -9,17 +9,17 @@ TIMEOUT_S = 1500
 
 
 def pytest_collection_modifyitems(config, items):
-    """Put tests that start processes into one worker, or two with long tests.
+    """Put tests that start processes into one worker, or into two if long tests run too.
 
-    Tests of a worker share a server and an undisturbed run.
+    The tests of a worker share a server and an undisturbed run.
     """
-    starting = [
+    process_tests = [
         item
         for item in items
         if Path(__file__).parent in item.path.parents and "server" in item.fixturenames
     ]
     workers = 1 if config.option.markexpr == "not long" else 2
-    for number, item in enumerate(starting):
+    for number, item in enumerate(process_tests):
         item.add_marker(pytest.mark.xdist_group(f"reliability {number % workers}"))
         item.add_marker(pytest.mark.timeout(TIMEOUT_S))
 

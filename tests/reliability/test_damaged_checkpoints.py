@@ -14,14 +14,13 @@ pytestmark = pytest.mark.long
 
 @pytest.fixture
 def damaged(run, undisturbed):
-    """A finished run with a flipped bit in its newest checkpoint, and foreign files beside it."""
+    """A finished run with a flipped bit in its newest checkpoint, and with foreign files."""
     shutil.copytree(undisturbed.workdir, run.workdir)
     shutil.copy(undisturbed.trace, run.trace)
     checkpoints = run.workdir / "checkpoints"
-    largest = max(
-        (checkpoints / str(TOTAL) / "opt_state").rglob("*"),
-        key=lambda path: path.stat().st_size * path.is_file(),
-    )
+    opt_state = checkpoints / str(TOTAL) / "opt_state"
+    files = [path for path in opt_state.rglob("*") if path.is_file()]
+    largest = max(files, key=lambda path: path.stat().st_size)
     content = bytearray(largest.read_bytes())
     content[len(content) // 2] ^= 1
     largest.write_bytes(content)

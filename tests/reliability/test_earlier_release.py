@@ -22,7 +22,7 @@ from signvit_jax.text.tokenizer import Tokenizer
 from tests.helpers import tiny_run
 
 ARCHIVE = Path(__file__).parents[1] / "fixtures" / "workdir_0.1.tar.xz"
-KEPT = ("config.json", "tokenizer.json", "training_split.txt", "expected.json", "checkpoints")
+PACKED = ("config.json", "tokenizer.json", "training_split.txt", "expected.json", "checkpoints")
 
 
 def clips() -> list[np.ndarray]:
@@ -44,10 +44,12 @@ def test_the_fixture_of_release_0_1_is_small():
 @pytest.mark.usefixtures("light_jax")
 def test_a_workdir_of_release_0_1_gives_the_same_texts(workdir):
     expected = json.loads((workdir / "expected.json").read_text())
-    found = load_translator(workdir, checkpoint="last").translate(clips())
-    assert [list(one.tokens) for one in found] == expected["tokens"]
-    assert [one.text for one in found] == expected["texts"] and len(set(expected["texts"])) >= 3
-    np.testing.assert_allclose([one.score for one in found], expected["scores"], rtol=1e-3)
+    translations = load_translator(workdir, checkpoint="last").translate(clips())
+    assert [list(translation.tokens) for translation in translations] == expected["tokens"]
+    assert [translation.text for translation in translations] == expected["texts"]
+    assert len(set(expected["texts"])) >= 3
+    scores = [translation.score for translation in translations]
+    np.testing.assert_allclose(scores, expected["scores"], rtol=1e-3)
 
 
 def test_a_training_state_of_release_0_1_is_restored(workdir):
@@ -55,19 +57,19 @@ def test_a_training_state_of_release_0_1_is_restored(workdir):
     vocabulary = Tokenizer.from_json((workdir / "tokenizer.json").read_text()).vocab_size
     definition = ModelDefinition(config, vocabulary)
     optimizer = make_optimizer(config.training, 3 * config.training.num_epochs)
-    wanted, _ = abstract_on_mesh(
+    target, _ = abstract_on_mesh(
         lambda: new_state(definition, optimizer, 0), make_mesh(config.mesh)
     )
     items = {
-        name: getattr(wanted, name)
+        name: getattr(target, name)
         for name in ("opt_state", "step", "nonfinite_in_row", "nonfinite_total")
     }
-    position = Position()
+    data = DataIterator()
     restored = CheckpointStore(workdir / "checkpoints", strict=True).restore(
-        wanted.params, items, wanted.ema, position
+        target.params, items, target.ema, data
     )
     steps = 3 * config.training.num_epochs
-    assert restored.step == restored.opt_state["step"] == position.state["next_step"] == steps
+    assert restored.step == restored.opt_state["step"] == data.state["next_step"] == steps
     assert restored.meta["epoch"] == config.training.num_epochs and restored.metrics["loss"] > 0
     moments = jax.tree.leaves(restored.opt_state["opt_state"])
     assert all(np.isfinite(leaf).all() for leaf in moments)
@@ -75,8 +77,8 @@ def test_a_training_state_of_release_0_1_is_restored(workdir):
     assert restored.ema is not None
 
 
-class Position:
-    """A stand-in for a data iterator; it keeps the state to which it is set."""
+class DataIterator:
+    """A data iterator without data, which keeps the state that a checkpoint restores."""
 
     def set_state(self, state):
         self.state = state
@@ -85,7 +87,7 @@ class Position:
 def make_fixture(data_dir: Path, folder: Path) -> None:
     """Train a model of 3,500 parameters and pack its workdir.
 
-    Run it once per release: the file must not change with the code that reads it.
+    Run this once, with the code of the release: later code must read what that release wrote.
 
     JAX_PLATFORMS=cpu PYTHONPATH=. python tests/reliability/test_earlier_release.py DATA_DIR FOLDER
     """
@@ -114,7 +116,7 @@ def make_fixture(data_dir: Path, folder: Path) -> None:
             "patience": 0,
         },
     }
-    flags = [
+    overrides = [
         f"--config.{group}.{key}={value}"
         for group, values in small.items()
         for key, value in values.items()
@@ -123,14 +125,14 @@ def make_fixture(data_dir: Path, folder: Path) -> None:
         f"--config={config}",
         f"--workdir={folder / 'run'}",
         "--config.training.save_every_n_epochs=80",
-        *flags,
+        *overrides,
     ]
     assert tiny_run.command(train.main, *flags) == 0
-    found = load_translator(folder / "run", checkpoint="last").translate(clips())
+    translations = load_translator(folder / "run", checkpoint="last").translate(clips())
     expected = {
-        "texts": [one.text for one in found],
-        "tokens": [list(one.tokens) for one in found],
-        "scores": [one.score for one in found],
+        "texts": [translation.text for translation in translations],
+        "tokens": [list(translation.tokens) for translation in translations],
+        "scores": [translation.score for translation in translations],
     }
     (folder / "run" / "expected.json").write_text(json.dumps(expected, indent=1) + "\n")
     checkpoints = (folder / "run" / "checkpoints").iterdir()
@@ -140,7 +142,7 @@ def make_fixture(data_dir: Path, folder: Path) -> None:
         lzma.open(ARCHIVE, "w", preset=9) as packed,
         tarfile.open(fileobj=packed, mode="w") as archive,
     ):
-        for name in KEPT:
+        for name in PACKED:
             archive.add(folder / "run" / name, name)
 
 

@@ -1,8 +1,8 @@
 """Full and read-only disks: the run ends with the reason, and older checkpoints are unchanged.
 
-The file systems are mounted for one process alone, if the machine allows that.
-tests/checkpoints/test_store.py has the same with limits of the kernel and with errors raised at the
-write call, which need no permission.
+Only the process of the run sees the file systems, if the machine allows such mounts.
+tests/checkpoints/test_store.py tests the same faults without mounts, which may need permission:
+with limits of the kernel, and with errors that are raised at the write call.
 """
 
 import shutil
@@ -14,7 +14,7 @@ from tests.helpers.reliability_runs import SAVED, TOTAL, assert_same_run, can_mo
 
 pytestmark = pytest.mark.skipif(
     not can_mount(),
-    reason="this machine lets no process mount file systems of its own (unshare -Urm)",
+    reason="this machine does not let processes mount file systems (unshare -Urm)",
 )
 
 
@@ -39,11 +39,12 @@ def test_a_disk_that_fills_up_keeps_the_older_checkpoint(run, undisturbed, tmp_p
     assert any(message in run.messages() for message in failed), run.messages()
     assert "the disk is full; free some space" in run.messages()
     assert "Traceback" not in run.messages()
-    left = run.messages().rpartition("Checkpoints still there: ")[2].split("\n")[0]
-    # With enough room it resumes from the checkpoints that are left.
+    reported = run.messages().rpartition("Checkpoints still there: ")[2].split("\n")[0]
+    # With enough room the run resumes from the checkpoints that still exist.
     shutil.move(tmp_path / "kept", tmp_path / "again")
     run.workdir = tmp_path / "again"
-    assert run.steps() == ([] if left == "none" else [int(step) for step in left.split(", ")])
+    existing = [] if reported == "none" else [int(step) for step in reported.split(", ")]
+    assert run.steps() == existing
     assert run.go() == 0
     assert final_state(run) == final_state(undisturbed)
 
@@ -51,8 +52,8 @@ def test_a_disk_that_fills_up_keeps_the_older_checkpoint(run, undisturbed, tmp_p
 @pytest.mark.long
 def test_a_full_disk_between_checkpoints_changes_nothing(run, undisturbed, tmp_path):
     mounts = disk(run, 4 * checkpoint_bytes(undisturbed) + 1_000_000)
-    # Full from the first step after a checkpoint to the last one before the next. A plot was drawn
-    # before; others are due while the disk is full.
+    # The disk is full from the first step after a checkpoint to the last step before the next one.
+    # A plot is drawn before that; more plots are due while the disk is full.
     fault = {
         "phase": "step",
         "count": SAVED + 1,
@@ -64,7 +65,8 @@ def test_a_full_disk_between_checkpoints_changes_nothing(run, undisturbed, tmp_p
     code = run.go(every_six, fault=fault, mounts=mounts, keep=tmp_path / "kept")
     assert code == 0, run.messages()[-2000:]
     assert "Traceback" not in run.messages() and "Exception" not in run.messages()
-    # metrics.csv and the events still fit into their last blocks; tests/telemetry has their faults.
+    # metrics.csv and the events still fit into their last blocks; tests/telemetry tests them on a
+    # full disk.
     warning = "metrics.png cannot be written (No space left on device)"
     assert run.messages().count(warning) == 1, run.messages()
     assert "metrics.png is written again" in run.messages()
@@ -84,15 +86,15 @@ def test_a_disk_that_stays_full_ends_the_run_at_the_next_save(
     fault = {"phase": "step", "count": first, "fill": str(run.workdir), "plots": True}
     if number:
         fault |= {"signals": [[2.0, number]], "hang": 2.5}
-    # A start compiles in its first step: a signal there ends the run at once, without saving.
+    # The run compiles in its first step. A signal there ends it at once, without saving.
     ends_at_once = number and not after_the_first_plot
     code = run.go(fault=fault, mounts=mounts, keep=tmp_path / "kept")
     assert code == (143 if ends_at_once else 1), run.messages()[-2000:]
     if ends_at_once:
         return
-    left = SAVED if after_the_first_plot else "none"
+    existing = SAVED if after_the_first_plot else "none"
     assert "the disk is full; free some space" in run.messages()
-    assert f"Checkpoints still there: {left}" in run.messages()
+    assert f"Checkpoints still there: {existing}" in run.messages()
     assert "Traceback" not in run.messages() and "Exception" not in run.messages()
     shutil.move(tmp_path / "kept", tmp_path / "again")
     run.workdir = tmp_path / "again"
@@ -107,14 +109,15 @@ def test_a_disk_that_stays_full_ends_the_run_at_the_next_save(
     ids=["in_the_first_save", "in_the_second_save"],
 )
 def test_a_disk_without_inodes_ends_the_run_within_a_minute(run, undisturbed, tmp_path, share):
-    """`share`: checkpoints whose files fit on the disk."""
+    """`share`: the number of checkpoints whose files fit on the disk."""
     run.workdir.mkdir()
-    files = sum(1 for _ in (undisturbed.workdir / "checkpoints" / str(TOTAL)).rglob("*"))
+    files = len(list((undisturbed.workdir / "checkpoints" / str(TOTAL)).rglob("*")))
     inodes = max(64, 20 + int(share * files)) if share < 1 else 20 + int(share * files)
     assert 20 + files > inodes or share > 1
     mounts = [["-t", "tmpfs", "-o", f"size=100m,nr_inodes={inodes}", "none", str(run.workdir)]]
     run.start(mounts=mounts, keep=tmp_path / "kept")
-    assert run.wait(90) == 1, run.messages()[-2000:]  # the start takes up to half of it
+    # The run must end within a minute after its start, which may take half a minute.
+    assert run.wait(90) == 1, run.messages()[-2000:]
     assert "could not be saved" in run.messages()
     assert "the disk takes no more files (no inode is free); delete files" in run.messages()
     assert f"Checkpoints still there: {'none' if share < 1 else SAVED}" in run.messages()

@@ -1,4 +1,4 @@
-"""A run that is killed, anywhere and several times, ends as an undisturbed one.
+"""A run that is killed several times, at any place, ends like an undisturbed run.
 
 Batches, losses and all bits of the last state are the same.
 """
@@ -13,7 +13,7 @@ from tests.helpers.reliability_runs import SAVED, TOTAL, assert_same_run, kill
 from tests.helpers.tiny_run import STEPS_PER_EPOCH
 
 SEEDS = [0, *(pytest.param(seed, marks=pytest.mark.long) for seed in range(1, 30))]
-# Places of the first seeds, which cover all places.
+# The places at which seeds 0 and 1 kill the run. Together they are all places.
 FIRST = [["compile", "save", "evaluation"], ["epoch 1", "later"]]
 
 
@@ -28,7 +28,8 @@ def disturbances(seed: int) -> list[dict]:
     faults = {
         "compile": kill("compile", after=draw.uniform(0.1, 0.5)),
         "epoch 1": kill("step", draw.randint(1, STEPS_PER_EPOCH), draw.uniform(0.0, 0.05)),
-        # Of the first checkpoint, before or after its evaluation; just begun, or almost final.
+        # The first checkpoint is saved twice, before and after its evaluation. The run is killed
+        # when a save begins ("save") or just before it is final ("manifest").
         "save": kill("save", draw.randint(1, 2), draw.uniform(0.0, 0.15))
         if seed % 2
         else kill("manifest", draw.randint(1, 2), hang=5.0),

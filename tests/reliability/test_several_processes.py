@@ -1,6 +1,6 @@
-"""Two processes with one device each train one model, and stop and resume together.
+"""Two processes with one device each, which train one model and stop and resume together.
 
-If one is killed, the other does not wait for it.
+If one process is killed, the other does not wait for it.
 """
 
 import dataclasses
@@ -21,25 +21,25 @@ from tests.helpers.reliability_runs import SAVED, TOTAL, batches, figures
 
 @pytest.fixture
 def pair(run):
-    """Start both processes on one workdir, with a fault in one of them."""
-    both = [dataclasses.replace(run, name=f"process_{number}") for number in range(2)]
+    """A function that starts two processes on one workdir, the process `faulty` with a fault."""
+    processes = [dataclasses.replace(run, name=f"process_{number}") for number in range(2)]
 
     def start(fault: dict | None = None, faulty: int = 1) -> list:
         port = free_port()
-        for number, one in enumerate(both):
-            joined = [
+        for number, process in enumerate(processes):
+            flags = [
                 f"--coordinator=127.0.0.1:{port}",
                 "--num_processes=2",
                 f"--process_id={number}",
             ]
-            one.start(*joined, fault=fault if number == faulty else None)
-        return both
+            process.start(*flags, fault=fault if number == faulty else None)
+        return processes
 
     return start
 
 
 def assert_trained_to_the_end(pair, run, undisturbed, resumed_from):
-    """Restart both processes and compare what they did in all with one process's run."""
+    """Restart both processes; compare all their steps with those of a run in one process."""
     first, second = pair()
     assert [first.wait(), second.wait(60)] == [0, 0], (
         first.messages()[-3000:] + second.messages()[-3000:]
@@ -48,29 +48,31 @@ def assert_trained_to_the_end(pair, run, undisturbed, resumed_from):
     assert run.steps()[-1] == TOTAL
 
     # Both took the same steps, and replayed steps had the same batches.
-    halves = [batches(one) for one in (first, second)]
+    halves = [batches(process) for process in (first, second)]
     for half in halves:
         assert half.keys() == set(range(1, TOTAL + 1))
-        assert all(len(taken) == 1 for taken in half.values())
-    # Over both, each epoch has every clip once.
+        assert all(len(batches_of_step) == 1 for batches_of_step in half.values())
+    # In each epoch, the two processes together read every clip once.
     for epoch in range(tiny_run.EPOCHS):
         first_step = epoch * tiny_run.STEPS_PER_EPOCH + 1
-        steps = range(first_step, first_step + tiny_run.STEPS_PER_EPOCH)
-        clips = [
-            clip for half in halves for step in steps for taken, _ in half[step] for clip in taken
-        ]
+        clips = []
+        for step in range(first_step, first_step + tiny_run.STEPS_PER_EPOCH):
+            for half in halves:
+                ((clips_of_batch, _),) = half[step]
+                clips += clips_of_batch
         assert sorted(clips) == list(range(tiny_run.CLIPS["train"]))
 
-    # The losses are those of one process with the complete batch, up to the order of sums.
+    # The losses equal those of one process with the complete batch, except that sums are rounded
+    # in another order.
     for name in ("train/loss", "validation/loss"):
         ours, theirs = (
-            [float(row[name]) for row in figures(one) if row[name]] for one in (run, undisturbed)
+            [float(row[name]) for row in figures(each) if row[name]] for each in (run, undisturbed)
         )
         np.testing.assert_allclose(ours, theirs, rtol=2e-3)
 
 
 def test_two_processes_train_stop_and_resume_together(pair, run, undisturbed):
-    # A signal to one of them stops both, at the same step.
+    # A signal to one process stops both, at the same step.
     first, second = pair({"phase": "step", "count": 4, "signals": [[0.0, int(signal.SIGUSR1)]]})
     assert [first.wait(), second.wait(60)] == [143, 143], (
         first.messages()[-3000:] + second.messages()[-3000:]
@@ -81,7 +83,7 @@ def test_two_processes_train_stop_and_resume_together(pair, run, undisturbed):
 
 
 @pytest.mark.long
-def test_two_processes_go_on_after_one_was_killed_in_a_step(pair, run, undisturbed):
+def test_two_processes_resume_after_one_was_killed_in_a_step(pair, run, undisturbed):
     first, second = pair(
         {"phase": "step", "count": 9, "signals": [[0.0, int(signal.SIGKILL)]], "hang": 5}
     )
@@ -98,15 +100,16 @@ def test_two_processes_go_on_after_one_was_killed_in_a_step(pair, run, undisturb
 @pytest.mark.parametrize("phase", ["save", "manifest", "eval"])
 def test_if_one_process_is_killed_the_other_ends_within_a_minute(pair, phase, faulty):
     if (phase, faulty) == ("manifest", 1):
-        pytest.skip("the first process alone writes the manifest")
-    both = pair(
+        pytest.skip("only the first process writes the manifest")
+    processes = pair(
         {"phase": phase, "count": 2, "signals": [[0.0, int(signal.SIGKILL)]], "hang": 5}, faulty
     )
-    assert both[faulty].wait() == -signal.SIGKILL
+    assert processes[faulty].wait() == -signal.SIGKILL
     begin = time.monotonic()
-    assert both[1 - faulty].wait(60) != 0
+    other = processes[1 - faulty]
+    assert other.wait(60) != 0
     assert time.monotonic() - begin < 60
-    assert both[1 - faulty].messages().strip()
+    assert other.messages().strip()
 
 
 def parsed(*flags: str):
@@ -117,9 +120,11 @@ def parsed(*flags: str):
 
 @pytest.fixture
 def initialized(monkeypatch):
-    """The arguments of calls of jax.distributed.initialize."""
+    """The positional arguments of each call of jax.distributed.initialize."""
     calls = []
-    monkeypatch.setattr("jax.distributed.initialize", lambda *given, **options: calls.append(given))
+    monkeypatch.setattr(
+        "jax.distributed.initialize", lambda *arguments, **options: calls.append(arguments)
+    )
     for name in ("JOB_COMPLETION_INDEX", "SLURM_STEP_NUM_TASKS"):
         monkeypatch.delenv(name, raising=False)
     return calls
@@ -129,7 +134,7 @@ def test_several_processes_join_by_flags_or_environment(initialized, monkeypatch
     join_processes(parsed())
     assert initialized == []
     join_processes(parsed("--coordinator=node01:1234", "--num_processes=4", "--process_id=3"))
-    monkeypatch.setenv("JOB_COMPLETION_INDEX", "2")  # of an indexed Kubernetes job
+    monkeypatch.setenv("JOB_COMPLETION_INDEX", "2")  # set in an indexed Kubernetes job
     join_processes(parsed("--coordinator=node01:1234", "--num_processes=4"))
     monkeypatch.setenv("SLURM_STEP_NUM_TASKS", "8")
     join_processes(parsed())

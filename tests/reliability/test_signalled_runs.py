@@ -1,4 +1,4 @@
-"""The first signal saves and ends a run from any phase; the second ends it at once."""
+"""Signals to a run: the first one saves and ends it in any phase, the second ends it at once."""
 
 import contextlib
 import os
@@ -22,12 +22,12 @@ from tests.helpers.reliability_runs import (
 INT, TERM, USR1, HUP = (
     int(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP)
 )
-GRACE_S = 30.0  # from the signal to the end
-HANG_S = 120.0  # length of a phase without the second signal
+GRACE_S = 30.0  # a run must end within this time after the signal
+HANG_S = 120.0  # a phase is made this long, so that only a signal can end it in time
 
 
-def one(phase: str, number: int, count: int = 1) -> dict:
-    """Return a fault: one signal, when the run enters `phase` for the `count`-th time."""
+def one_signal(phase: str, number: int, count: int = 1) -> dict:
+    """Return a fault: the signal `number` when the run enters `phase` for the `count`-th time."""
     return {"phase": phase, "count": count, "signals": [[0.0, number]], "hang": 0.3}
 
 
@@ -42,35 +42,41 @@ def fake_scontrol(folder, script: str) -> dict[str, str]:
 @pytest.mark.parametrize(
     "stops",
     [
-        [(one("step", INT, 2), 130), (one("eval", TERM, 2), 143), (one("step", HUP, 14), 129)],
+        [
+            (one_signal("step", INT, 2), 130),
+            (one_signal("eval", TERM, 2), 143),
+            (one_signal("step", HUP, 14), 129),
+        ],
         pytest.param(
-            [(one("save", USR1, 2), 143), (one("step", USR1, 9), 143)], marks=pytest.mark.long
+            [(one_signal("save", USR1, 2), 143), (one_signal("step", USR1, 9), 143)],
+            marks=pytest.mark.long,
         ),
     ],
     ids=["ctrl_c_scancel_and_a_closed_terminal", "slurm"],
 )
 def test_the_first_signal_saves_and_ends_without_loss(run, undisturbed, tmp_path, stops):
-    asked = tmp_path / "asked"
-    environment = fake_scontrol(tmp_path / "bin", f'echo "$@" >> {asked}')
+    requeues = tmp_path / "requeues"
+    environment = fake_scontrol(tmp_path / "bin", f'echo "$@" >> {requeues}')
     reached = 0
     for fault, code in stops:
-        assert not asked.exists()  # the job is requeued only with --requeue
+        assert not requeues.exists()  # the job is requeued only with --requeue
         earlier = reached
         flags = ["--requeue"] if reached else []
         assert run.go(*flags, fault=fault, **environment) == code, run.messages()[-2000:]
         assert run.since_signal() < GRACE_S
         text = run.messages()
-        ends = text.count("stopped and saved; to resume:")
-        assert text.count("lost since the last checkpoint: 0 steps") == ends
+        saved_stops = text.count("stopped and saved; to resume:")
+        assert text.count("lost since the last checkpoint: 0 steps") == saved_stops
         command = f"python -m signvit_jax.train --config={run.config} --workdir={run.workdir}"
         assert f"to resume:\n  {command}" in text
         reached = max(batches(run))
         assert run.steps()[-1] == reached and earlier < reached < TOTAL
-    # A canceled job is not requeued either.
-    assert asked.exists() == (stops[-1][0]["signals"][0][1] == USR1)
-    assert not asked.exists() or asked.read_text() == "requeue 4711\n"
+    # Only SIGUSR1, which announces the time limit, requeues a job; a canceled job stays canceled.
+    _, last_signal = stops[-1][0]["signals"][0]
+    assert requeues.exists() == (last_signal == USR1)
+    assert not requeues.exists() or requeues.read_text() == "requeue 4711\n"
     assert run.go("--config.inference.beam_size=3") == 0
-    # Allowed changes are reported.
+    # Changes that a resumed run may make are reported.
     assert "config.inference.beam_size is now 3; it was 2" in run.messages()
     resumed_from = [
         line.split()[-1]
@@ -80,28 +86,28 @@ def test_the_first_signal_saves_and_ends_without_loss(run, undisturbed, tmp_path
     assert resumed_from[-1] == str(reached)
     assert_same_run(run, undisturbed)
     # No step was replayed.
-    assert all(len(taken) == 1 for taken in batches(run).values())
+    assert all(len(batches_of_step) == 1 for batches_of_step in batches(run).values())
     assert run.trace.read_text().count("\n") == TOTAL
 
 
 @pytest.mark.long
 @pytest.mark.parametrize("nohup", [False, True])
 def test_a_closed_terminal_ends_the_run_unless_under_nohup(run, undisturbed, nohup):
-    """The run has a terminal of its own with the bar; writing to it fails once it is closed."""
-    ours, its = os.openpty()
-    terminal = os.ttyname(its)
-    reader = threading.Thread(target=read_all, args=(ours,), daemon=True)
+    """The run draws its progress bar on a terminal; writing there fails once it is closed."""
+    our_end, run_end = os.openpty()
+    terminal = os.ttyname(run_end)
+    reader = threading.Thread(target=read_all, args=(our_end,), daemon=True)
     reader.start()
-    # The run waits in that step until its terminal is closed.
+    # The run waits in step 4, so that the terminal is closed during the step.
     run.start(
         fault={"phase": "step", "count": 4, "hang": 3.0},
         output=terminal,
         **({"TRACED_NOHUP": "1"} if nohup else {}),
     )
-    os.close(its)
+    os.close(run_end)
     assert wait_until(lambda: run.trace.exists() and max(batches(run), default=0) >= 4, 200)
     closed = time.monotonic()
-    os.close(ours)
+    os.close(our_end)
     assert run.wait() == (0 if nohup else 129)
     assert nohup or time.monotonic() - closed < GRACE_S
     log = (run.workdir / "run.log").read_text()
@@ -142,13 +148,14 @@ def test_the_second_signal_ends_at_once_from_any_phase(run, phase):
 
 
 def test_a_canceled_job_is_not_requeued(monkeypatch, tmp_path):
-    for name, value in fake_scontrol(tmp_path / "bin", f"touch {tmp_path / 'asked'}").items():
+    requeued = tmp_path / "requeued"
+    for name, value in fake_scontrol(tmp_path / "bin", f"touch {requeued}").items():
         monkeypatch.setenv(name, value)
     for number in (TERM, INT, 0):
         requeue_after(number)
-    assert not (tmp_path / "asked").exists()
+    assert not requeued.exists()
     requeue_after(USR1)
-    assert (tmp_path / "asked").exists()
+    assert requeued.exists()
 
 
 def test_a_failed_requeue_is_reported(monkeypatch, tmp_path, caplog):
@@ -179,7 +186,7 @@ def test_a_run_with_a_closed_output_pipe_saves_on_a_signal(run):
 
     reader = threading.Thread(target=head, daemon=True)
     reader.start()
-    assert run.go(fault=one("step", TERM, 9)) == 143
+    assert run.go(fault=one_signal("step", TERM, 9)) == 143
     reader.join(60)
     assert lines and lines[0].strip()
     assert run.steps()[-1] == max(batches(run)) < TOTAL

@@ -1,6 +1,6 @@
-"""Files from elsewhere are read, never run: no pickle, no code.
+"""Files from other people are read but never run: no pickle, no code.
 
-Any bytes in a workdir's files give a result or an error of ours.
+Any bytes in the files of a workdir give a result or an error of this package.
 """
 
 import ast
@@ -41,20 +41,21 @@ RUNS_COMMANDS = {
 }
 RUNS_FILES = (".exec_module", ".run_path", ".run_module", ".unsafe_load", ".read_pickle")
 RUNS_PROGRAMS = re.compile(r"os\.(exec|spawn|posix_spawn)\w+")
-# The only exceptions: training runs the file of --config; and one data set is released as a pickle,
-# which is read with an unpickler that refuses all classes and functions (tests/tfds_builders tests
-# that).
+# The only exceptions, and what they run or unpickle.
 ALLOWED = {
+    # The file of --config.
     "signvit_jax/config/files.py": ["module_spec.loader.exec_module(...)"],
-    # pose_model.py beside it: the child runs as a file, without the package.
+    # Its neighbor pose_model.py: the child process runs as a file, without the package.
     "signvit_jax/media/video_worker.py": ["spec.loader.exec_module(...)"],
-    # video_worker.py beside it, for the same reason.
+    # Its neighbor video_worker.py, for the same reason.
     "signvit_jax/media/caption_worker.py": ["spec.loader.exec_module(...)"],
     # The training command of this installation, with flags.
     "signvit_jax/sweep/launch.py": ["os.execv(...)"],
     "signvit_jax/sweep/results_commands.py": ["os.execv(...)"],
     # The file of --space, which a user writes in Python like a config.
     "signvit_jax/sweep/space.py": ["spec.loader.exec_module(...)"],
+    # A data set that is released as a pickle. Its unpickler refuses all classes and functions
+    # (tests/tfds_builders tests that).
     "tfds_builders/csl_daily/csl_daily_dataset_builder.py": ["import pickle"],
 }
 
@@ -63,28 +64,28 @@ def dangers(source: str) -> list[str]:
     """Return the lines of a source that could unpickle or run its input."""
     tree = ast.parse(source)
     found = []
-    known = {}
+    full_names = {}  # of names that an import binds, e.g. system -> os.system
     for node in ast.walk(tree):
         if isinstance(node, ast.Import | ast.ImportFrom):
-            room = "" if isinstance(node, ast.Import) else f"{node.module or ''}."
-            names = [node.module or ""] if room else [alias.name for alias in node.names]
+            prefix = "" if isinstance(node, ast.Import) else f"{node.module or ''}."
+            modules = [node.module or ""] if prefix else [alias.name for alias in node.names]
             found += [
-                f"line {node.lineno}: import {name}"
-                for name in names
-                if name.split(".")[0] in PICKLES
+                f"line {node.lineno}: import {module}"
+                for module in modules
+                if module.split(".")[0] in PICKLES
             ]
-            known |= {
-                alias.asname or alias.name: room + alias.name
+            full_names |= {
+                alias.asname or alias.name: prefix + alias.name
                 for alias in node.names
-                if alias.asname or room
+                if alias.asname or prefix
             }
     for node in ast.walk(tree):
         if isinstance(node, ast.Call):
             first, dot, rest = ast.unparse(node.func).partition(".")
-            name = (known.get(first, first) + dot + rest).removeprefix("builtins.")
+            name = (full_names.get(first, first) + dot + rest).removeprefix("builtins.")
             options = {option.arg: ast.unparse(option.value) for option in node.keywords}
-            # By position as well: np.load(file, mmap_mode, allow_pickle), and shell is Popen's
-            # ninth argument.
+            # These options can be positional: allow_pickle is the third argument of np.load, shell
+            # is the ninth of Popen.
             pickles = shell = "False"
             if len(node.args) > 2:
                 pickles = ast.unparse(node.args[2])
@@ -105,7 +106,8 @@ def dangers(source: str) -> list[str]:
                 or (name.endswith("yaml.load") and "Safe" not in options.get("Loader", ""))
                 or shell != "False"
             )
-            found += [f"line {node.lineno}: {ast.unparse(node.func)}(...)"] * bool(dangerous)
+            if dangerous:
+                found.append(f"line {node.lineno}: {ast.unparse(node.func)}(...)")
     return found
 
 
@@ -209,10 +211,10 @@ def test_translate_runs_no_code_of_a_workdir(trained, tmp_path, monkeypatch, cap
     assert _unpickled == [] and not (tmp_path / "was_run").exists()
 
 
-# Any bytes in all files that are read.
+# The tests below put any bytes into each file that the package reads.
 
 fuzzed = settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
-plain = st.recursive(
+json_values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
     lambda inner: (
         st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3)
@@ -222,28 +224,35 @@ plain = st.recursive(
 
 
 def damaged(good: str):
-    """Return a strategy of damaged versions of a file.
+    """Return a strategy of damaged versions of a file with the text `good`.
 
-    Parts are removed or replaced, JSON has another shape, replaced values or too many levels, or
-    bytes are random.
+    A part is removed or replaced, the bytes are random, or the file is other JSON, JSON with too
+    many levels or, if `good` is JSON, has another value for one key.
     """
     content = good.encode()
-    spliced = st.tuples(
-        st.integers(0, len(content)), st.integers(0, len(content)), st.binary(max_size=6)
-    )
-    texts = [
-        spliced.map(lambda s: content[: min(s[:2])] + s[2] + content[max(s[:2]) :]),
+
+    def with_part_replaced(drawn) -> bytes:
+        a, b, part = drawn
+        return content[: min(a, b)] + part + content[max(a, b) :]
+
+    position = st.integers(0, len(content))
+    contents = [
+        st.tuples(position, position, st.binary(max_size=6)).map(with_part_replaced),
         st.binary(max_size=60),
-        plain.map(lambda v: json.dumps(v).encode()),
+        json_values.map(lambda value: json.dumps(value).encode()),
         st.sampled_from([b"[" * 100_000, b'{"model":' * 100_000]),
     ]
     try:
         values = json.loads(good)
     except ValueError:
-        return st.one_of(texts)
-    key = st.sampled_from(sorted(values))
-    replaced = st.tuples(key, plain).map(lambda kv: json.dumps(values | {kv[0]: kv[1]}).encode())
-    return st.one_of(*texts, replaced)
+        return st.one_of(contents)
+
+    def with_other_value(drawn) -> bytes:
+        key, value = drawn
+        return json.dumps(values | {key: value}).encode()
+
+    keys = st.sampled_from(sorted(values))
+    return st.one_of(*contents, st.tuples(keys, json_values).map(with_other_value))
 
 
 @fuzzed
@@ -293,7 +302,8 @@ def test_any_meta_of_a_checkpoint_gives_damage_or_meta(checkpoint, name):
     def check(content):
         (checkpoint / name).write_bytes(content)
         reader = CheckpointReader(checkpoint.parent)
-        reader.steps(), reader.best_step()
+        reader.steps()
+        reader.best_step()
         assert isinstance(manifest.find_damage(checkpoint, ("meta",)), list)
 
     check()
@@ -321,10 +331,9 @@ def test_parameter_files_with_a_forged_manifest_are_an_error(checkpoint, name):
             )
         except CheckpointError:
             pass
-        except Exception as error:  # from Orbax, which cannot read the file
-            assert not isinstance(error, MemoryError | SystemError) and name != "manifest.json", (
-                error
-            )
+        except Exception as error:  # Orbax raises it, as it cannot read the file
+            assert not isinstance(error, MemoryError | SystemError), error
+            assert name != "manifest.json", error
         for path, before in good.items():
             path.write_bytes(before)
 
@@ -338,11 +347,8 @@ def test_any_index_of_a_split_gives_entries_or_an_error(tmp_path_factory, conten
         assert all(
             isinstance(entry, schema.IndexEntry) for entry in schema.read_index(folder, "fuzzed")
         )
-    except (
-        schema.SchemaError,
-        UnicodeDecodeError,
-    ) as error:  # then the data set recreates the file
-        assert str(error)
+    except (schema.SchemaError, UnicodeDecodeError) as error:
+        assert str(error)  # the data set then recreates the index
 
 
 @fuzzed

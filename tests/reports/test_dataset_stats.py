@@ -1,8 +1,9 @@
-"""Statistics of a built data set, and its page."""
+"""Statistics of a built data set, and the page that shows them."""
 
 import base64
 import io
 import json
+import re
 import unicodedata
 from html.parser import HTMLParser
 
@@ -47,32 +48,25 @@ def folder(tmp_path_factory):
 
 def test_facts_match_the_records(folder):
     dataset = open_dataset(folder, "toy")
-    train, test = (split_facts(dataset.split(name), CONFIG, dataset) for name in ("train", "test"))
-    assert (train.clips, train.frames.tolist(), train.sampled.tolist()) == (
-        3,
-        [4, 2, 50],
-        [4, 2, 8],
-    )
-    assert train.words.tolist() == [3, 2, 3] and test.words.tolist() == [3, 0]
+    train = split_facts(dataset.split("train"), CONFIG, dataset)
+    assert train.clips == train.videos == 3
+    assert train.frames.tolist() == [4, 2, 50]
+    assert train.sampled.tolist() == [4, 2, 8]
+    assert train.words.tolist() == [3, 2, 3]
     assert train.seconds.tolist() == pytest.approx([0.16, 0.08, 2.0])
-    assert dict(train.signers) == {"ann": 2, "bob": 1} and train.videos == 3
-    assert (
-        test.text.words,
-        test.text.distinct,
-        test.text.unseen,
-        test.text.unseen_running,
-        test.text.examples,
-    ) == (3, 3, 1, 1, ("bird",))
+    assert dict(train.signers) == {"ann": 2, "bob": 1}
+    test = split_facts(dataset.split("test"), CONFIG, dataset)
+    assert test.words.tolist() == [3, 0]
+    assert (test.text.words, test.text.distinct) == (3, 3)
+    assert (test.text.unseen, test.text.unseen_running, test.text.examples) == (1, 1, ("bird",))
 
 
 def test_a_clip_that_needs_more_steps_than_frames_cannot_align(folder):
     dataset = open_dataset(folder, "toy")
     train = split_facts(dataset.split("train"), CONFIG, dataset)
-    assert (train.ctc_target, train.ctc_impossible, train.ctc_examples) == (
-        "gloss",
-        1,
-        ("b",),
-    )  # DOG blank DOG in two frames
+    # Clip b has two frames, but DOG, blank, DOG needs three steps.
+    assert train.ctc_target == "gloss"
+    assert (train.ctc_impossible, train.ctc_examples) == (1, ("b",))
 
 
 @pytest.mark.parametrize(
@@ -101,7 +95,7 @@ def test_words_are_compared_ignoring_case():
 
 
 def config_file(folder) -> str:
-    """The flag for a config file that samples half as many frames as CONFIG."""
+    """Write a config file that samples half as many frames as CONFIG; return its flag."""
     values = {
         "data": {"sampling": "rate", "frame_rate": 12.5, "num_frames": 8, "image_size": 16},
         "model": {"encoder": {"patch_size": 16}},
@@ -113,19 +107,18 @@ def config_file(folder) -> str:
 
 @pytest.fixture
 def run_report(monkeypatch, tmp_path):
-    """Run the command; return its exit code and the config that the facts are for."""
+    """A function flags -> (exit code of the command, config of the statistics or None)."""
 
     def run(*flags: str):
-        found = []
-        monkeypatch.setattr(
-            dataset_stats,
-            "split_facts",
-            lambda split, config, dataset: (
-                found.append(config) or split_facts(split, config, dataset)
-            ),
-        )
+        configs = []
+
+        def record_config(split, config, dataset):
+            configs.append(config)
+            return split_facts(split, config, dataset)
+
+        monkeypatch.setattr(dataset_stats, "split_facts", record_config)
         code = run_command(lambda: data_report.main([*flags, f"--output={tmp_path / 'page.html'}"]))
-        return code, found[0] if found else None
+        return code, configs[0] if configs else None
 
     return run
 
@@ -161,6 +154,8 @@ def test_exactly_one_of_config_and_workdir_is_required(folder, tmp_path, run_rep
 
 
 class Page(HTMLParser):
+    """The tags, the links and the texts of a page."""
+
     def __init__(self):
         super().__init__()
         self.links, self.tags, self.text = [], [], []
@@ -182,18 +177,8 @@ def test_the_page_shows_the_records_and_the_build_report(folder, tmp_path, capsy
         json.dumps({"warnings": ["2 clips have the same frames"], "failed": failed})
     )
     output = tmp_path / "new" / "page.html"
-    assert (
-        data_report.main(
-            [
-                config_file(tmp_path),
-                f"--data_dir={folder}",
-                "--name=toy",
-                f"--output={output}",
-                "--clips=3",
-            ]
-        )
-        == 0
-    )
+    flags = [f"--data_dir={folder}", "--name=toy", f"--output={output}", "--clips=3"]
+    assert data_report.main([config_file(tmp_path), *flags]) == 0
     assert capsys.readouterr().out.strip() == str(output)
     page = Page()
     page.feed(output.read_text())
@@ -216,19 +201,13 @@ def test_the_page_shows_the_records_and_the_build_report(folder, tmp_path, capsy
 def test_a_page_without_report_texts_or_images_is_written(tmp_path):
     toy_dataset.write(tmp_path, train=[record("a", 1, "", frames=[b"no image"])])
     output = tmp_path / "page.html"
-    assert (
-        data_report.main(
-            [config_file(tmp_path), f"--data_dir={tmp_path}", "--name=toy", f"--output={output}"]
-        )
-        == 0
-    )
-    assert (
-        "record 0 cannot be shown" in output.read_text()
-        and "no build_report.json" in output.read_text()
-    )
+    flags = [f"--data_dir={tmp_path}", "--name=toy", f"--output={output}"]
+    assert data_report.main([config_file(tmp_path), *flags]) == 0
+    page = output.read_text()
+    assert "record 0 cannot be shown" in page and "no build_report.json" in page
 
 
-def test_a_histogram_says_what_its_axis_and_its_quantiles_are():
+def test_a_histogram_has_the_range_of_its_axis_and_quantiles():
     drawn = _histogram("seconds", np.linspace(0.0, 10.0, 101))
     assert "<span>0</span><span>10</span>" in drawn
     assert "median 5, 90&nbsp;% from 0.5 to 9.5" in drawn
@@ -242,9 +221,9 @@ def test_the_histogram_counts_every_clip():
         np.array([0.1, 3.7, 900.5]),
     ):
         drawn = _histogram("x", values)
-        assert sum(
-            int(part.split("</title>")[0].rsplit(" ", 1)[1]) for part in drawn.split("<title>")[1:]
-        ) == len(values)
+        titles = re.findall("<title>(.*?)</title>", drawn, re.DOTALL)
+        counts = [int(title.rsplit(" ", 1)[1]) for title in titles]
+        assert sum(counts) == len(values)
 
 
 HANDS = KeypointLayout("hands", ("nose", "left_hand", "right_hand"))
@@ -254,7 +233,7 @@ def test_the_page_shows_keypoints_on_the_frames(tmp_path):
     points = np.zeros((4, 3, 3), np.float16)
     points[1:, 0] = 0.25, 0.25, 1.0
     points[1:, 1] = 0.75, 0.25, 1.0
-    points[1:, 2] = 0.25, 0.75, 0.25  # below one half: a ring
+    points[1:, 2] = 0.25, 0.75, 0.25  # a confidence below one half is drawn as a ring
     train = [record("a", 4, frames=[gray_jpeg(120)] * 4) | {"keypoints": points}]
     train.append(record("b", 2) | {"keypoints": points[:2] * 0})
     toy_dataset.write(tmp_path, HANDS, train=train)
@@ -268,16 +247,20 @@ def test_the_page_shows_keypoints_on_the_frames(tmp_path):
     assert "hands, 3 points" in content.replace("&nbsp;", " ") and "50.0%" in content
     first = base64.b64decode(page.links[0].partition("base64,")[2])
     sheet = np.asarray(Image.open(io.BytesIO(first)).convert("RGB")).astype(int)
-    frame, side = sheet[:112, 112:224], 112  # of the second frame
-    nose, left, right, nothing = (
-        frame[int(y * side), int(x * side)]
-        for x, y in ((0.25, 0.25), (0.75, 0.25), (0.25, 0.75), (0.75, 0.75))
+    side = 112
+    frame = sheet[:side, side : 2 * side]  # the second frame
+    low, high = int(0.25 * side), int(0.75 * side)
+    nose, left, right, background = (
+        frame[low, low],
+        frame[low, high],
+        frame[high, low],
+        frame[high, high],
     )
     assert nose.min() > 190 and left[2] > left[0] + 80
-    assert np.abs(right - nothing).max() < 60 and np.abs(nothing - 120).max() < 12
-    ring = frame[int(0.75 * side) - 3 : int(0.75 * side) + 3, 25:31]
+    assert np.abs(right - background).max() < 60 and np.abs(background - 120).max() < 12
+    ring = frame[high - 3 : high + 3, low - 3 : low + 3]
     assert (ring[..., 0] - ring[..., 2]).max() > 60
-    assert np.abs(sheet[:112, :112] - 120).max() < 12  # nothing is known in the first frame
+    assert np.abs(sheet[:side, :side] - 120).max() < 12  # the first frame has no keypoints
 
 
 def test_a_data_set_without_keypoints_has_no_section_on_them(folder, tmp_path):

@@ -1,4 +1,4 @@
-"""The evaluation page, parsed: what it shows, and that no text of an evaluation becomes markup."""
+"""The evaluation page, parsed: its contents, and texts of an evaluation that look like markup."""
 
 import base64
 import dataclasses
@@ -63,10 +63,12 @@ def make_results(references, **decoders):
 
 
 def section(page, title):
-    return next(s for s in page.iter("section") if s.find("h2").text == title)
+    """Return the first section of the page with this title."""
+    return next(element for element in page.iter("section") if element.find("h2").text == title)
 
 
 def rows(section):
+    """Return the texts of the cells of a section's table, row by row, without the header."""
     return [[cell.text_content() for cell in row] for row in section.iter("tr")][1:]
 
 
@@ -94,19 +96,15 @@ def test_scores_are_shown_per_decoder_with_their_signature(results):
     page = html.fromstring(render(results))
     shown = rows(section(page, "Scores"))
     assert [row[0] for row in shown] == ["greedy", "beam"]
-    assert (
-        f"{results.decoders['beam'].bleu4:.2f}" in shown[1]
-        and f"{results.decoders['beam'].wer:.1%}" in shown[1]
-    )
-    assert results.decoders["beam"].signature in section(page, "Scores").text_content()
+    beam = results.decoders["beam"]
+    assert f"{beam.bleu4:.2f}" in shown[1] and f"{beam.wer:.1%}" in shown[1]
+    assert beam.signature in section(page, "Scores").text_content()
     assert "step 1,200" in page.text_content()
 
 
-def test_the_first_decoder_is_examined_whatever_its_scores(results):
-    assert (
-        results.decoders["greedy"].wer > results.decoders["beam"].wer
-        and main_decoder(results) == "greedy"
-    )
+def test_the_first_decoder_is_shown_even_if_another_has_fewer_errors(results):
+    assert results.decoders["greedy"].wer > results.decoders["beam"].wer
+    assert main_decoder(results) == "greedy"
     assert "of the decoder greedy" in html.fromstring(render(results)).text_content()
     with pytest.raises(ResultsError, match="no decoder"):
         render(dataclasses.replace(results, decoders={}))
@@ -117,8 +115,8 @@ def test_a_gloss_decoder_is_scored_by_sign_not_against_the_text():
     signed = ["RAIN NORTH", "SUN", "FRIEND SCHOOL GO", "SNOW", "SNOW SOUTH"]
     results = make_results(REFERENCES, greedy=GREEDY, ctc=spelled)
     predictions = tuple(
-        dataclasses.replace(p, details={"gloss": gloss})
-        for p, gloss in zip(results.predictions, signed)
+        dataclasses.replace(prediction, details={"gloss": gloss})
+        for prediction, gloss in zip(results.predictions, signed)
     )
     scores = results.decoders | {"ctc": score(signed, spelled, glosses=True)}
     results = dataclasses.replace(
@@ -131,27 +129,19 @@ def test_a_gloss_decoder_is_scored_by_sign_not_against_the_text():
         ["SNOW", "2", "1"],
     ]
     assert rows(section(page, "Most confused signs")) == [["GO", "∅", "1"], ["SNOW", "RAIN", "1"]]
-    assert not html.fromstring(render(make_results(REFERENCES, greedy=GREEDY))).xpath(
-        "//h2[text()='Error by sign']"
-    )
+    without_glosses = html.fromstring(render(make_results(REFERENCES, greedy=GREEDY)))
+    assert not without_glosses.xpath("//h2[text()='Error by sign']")
 
 
 def test_worst_and_best_clips_are_ordered_and_distinct(results):
+    def ids(clips):
+        return [clip.prediction.id for clip in clips]
+
     worst, best = worst_and_best(score_clips(results), "greedy", count=2)
-    assert [clip.prediction.id for clip in worst] == [
-        "clip-3",
-        "clip-2",
-    ]  # 2 of 2 words wrong, 2 of 6
-    assert [clip.prediction.id for clip in best] == [
-        "clip-4",
-        "clip-1",
-    ]  # both right, the longer one first
-    every = [
-        clip.prediction.id
-        for part in worst_and_best(score_clips(results), "greedy", count=9)
-        for clip in part
-    ]
-    assert sorted(every) == [f"clip-{i}" for i in range(5)]
+    assert ids(worst) == ["clip-3", "clip-2"]  # 2 of 2 words are wrong, and 2 of 6
+    assert ids(best) == ["clip-4", "clip-1"]  # both are right; the longer clip comes first
+    worst, best = worst_and_best(score_clips(results), "greedy", count=9)
+    assert sorted(ids(worst) + ids(best)) == [f"clip-{i}" for i in range(5)]
     page = html.fromstring(render(results))
     shown = [
         article.find("h3").text.strip() for article in section(page, "Worst clips").iter("article")
@@ -159,7 +149,7 @@ def test_worst_and_best_clips_are_ordered_and_distinct(results):
     assert shown == ["clip-3", "clip-2", "clip-0"]
 
 
-def test_errors_by_length_add_up_to_the_words_of_the_bin(results):
+def test_errors_by_length_are_divided_by_the_words_of_the_bin(results):
     page = html.fromstring(render(results))
     assert rows(section(page, "Error by sentence length")) == [
         ["0–3", "2", f"{2 / 3:.1%}", f"{1 / 3:.1%}"],
@@ -180,7 +170,8 @@ def test_differences_are_marked_in_the_hypotheses():
     assert [(mark.tag, mark.text) for mark in hypothesis] == [("mark", "x"), ("ins", "d")]
     assert hypothesis.text_content() == "a x c d"
     page = html.fromstring(render(make_results(["a b"], greedy=["a"])))
-    assert [d.text for d in section(page, "Worst clips").iter("del")] == ["b"]
+    deleted = [element.text for element in section(page, "Worst clips").iter("del")]
+    assert deleted == ["b"]
 
 
 def test_images_are_data_uris_of_the_right_size(results):
@@ -213,31 +204,21 @@ def test_no_text_of_an_evaluation_becomes_markup():
     text = render(results, {hostile: ClipImages(np.zeros((2, 4, 4, 3), np.uint8), [heat_map])})
     text.encode("utf-8")
     page = html.fromstring(text)
-    assert (
-        not page.xpath("//script | //link | //iframe | //object | //i")
-        and len(page.xpath("//style")) == 1
-    )
-    assert (
-        all(img.get("src").startswith("data:image/") for img in page.iter("img"))
-        and len(section(page, "Worst clips").xpath(".//img")) == 2
-    )
-    assert not [
-        name
-        for element in page.iter()
-        for name in element.attrib
-        if name.startswith("on") or name == "href"
-    ]
+    assert not page.xpath("//script | //link | //iframe | //object | //i")
+    assert len(page.xpath("//style")) == 1
+    assert all(img.get("src").startswith("data:image/") for img in page.iter("img"))
+    assert len(section(page, "Worst clips").xpath(".//img")) == 2
+    attributes = {name for element in page.iter() for name in element.attrib}
+    assert "href" not in attributes
+    assert not any(name.startswith("on") for name in attributes)
     assert "\x00" not in text
     assert page.xpath("//h3")[0].text.startswith("<script>alert(1)</script>")
 
 
 def test_a_split_without_errors_says_so():
     text = html.fromstring(render(make_results(["sun"], greedy=["sun"]))).text_content()
-    assert (
-        "No clip has an error." in text
-        and "No word was confused." in text
-        and "No word was missed." in text
-    )
+    for message in ("No clip has an error.", "No word was confused.", "No word was missed."):
+        assert message in text
 
 
 def test_characters_are_compared_where_scores_count_them():
@@ -255,7 +236,7 @@ def test_characters_are_compared_where_scores_count_them():
     ]
     text = html.fromstring(render(results)).text_content()
     assert "CER 25%" in text and "1 of 4 characters" in text and "WER" not in text
-    assert "明天不好" in text  # no spaces between the characters
+    assert "明天不好" in text  # the page adds no spaces between characters
 
 
 def test_a_clip_without_a_gloss_is_not_scored_against_glosses():
@@ -274,10 +255,9 @@ def test_a_clip_without_a_gloss_is_not_scored_against_glosses():
         )
         assert [clip.errors("ctc").errors for clip in score_clips(found)] == [0, 0, 0]
         page = html.fromstring(render(found))
-        assert (
-            "No sign was missed." in page.text_content() and "ctc (glosses)" in page.text_content()
-        )
-        assert "the glosses of the 1 clips that have them" in page.text_content()
+        text = page.text_content()
+        assert "No sign was missed." in text and "ctc (glosses)" in text
+        assert "the glosses of the 1 clips that have them" in text
     assert worst_and_best(score_clips(found), "ctc") == ([], score_clips(found)[:1])
 
 
@@ -300,7 +280,7 @@ def test_the_page_is_written_into_a_new_folder(results, tmp_path):
     assert [file.name for file in path.parent.iterdir()] == ["report.html"]
 
 
-def test_the_page_opens_on_scores_and_the_first_clips(results):
+def test_the_page_begins_with_scores_and_the_first_clips(results):
     frames = np.full((20, 30, 30, 3), 9, np.uint8)
     page = html.fromstring(render(results, {"clip-0": ClipImages(frames)}))
     titles = [heading.text for heading in page.iter("h2")]

@@ -1,4 +1,4 @@
-"""The HTML kit, parsed: nothing runs or loads, text stays text, each table scrolls."""
+"""The HTML of reports, parsed: no scripts or links, text without markup, tables that scroll."""
 
 import base64
 import io
@@ -29,7 +29,7 @@ def test_a_page_forbids_scripts_and_loads_nothing():
     assert style.text.rstrip().endswith(".own { margin: 0 }") and "url(" not in style.text
 
 
-def test_every_table_scrolls_in_a_box_of_its_own():
+def test_every_table_scrolls_in_its_own_box():
     document = html.fromstring(page("t", [section("A", table(["x"], [["1"]]))]))
     (found,) = document.iter("table")
     assert found.getparent().get("class") == "scroll"

@@ -1,4 +1,4 @@
-"""What a process takes of accelerators, and which it finds."""
+"""The share of a GPU's memory that a process takes, and the search for accelerators."""
 
 import pytest
 
@@ -10,7 +10,7 @@ from signvit_jax.runtime.accelerators import (
 )
 
 
-def test_a_process_takes_most_of_a_gpus_memory():
+def test_a_process_takes_92_percent_of_a_gpus_memory():
     environment = {}
     assert gpu_memory_share(environment) == GPU_MEMORY_SHARE == 0.92
     set_gpu_memory_share(environment)
@@ -30,9 +30,9 @@ def test_an_accelerator_is_found_by_its_drivers_files(tmp_path):
     assert not has_accelerator(tmp_path)
     pci = tmp_path / "sys/bus/pci/devices/0000:00:04.0"
     pci.mkdir(parents=True)
-    (pci / "vendor").write_text("0x8086\n")
+    (pci / "vendor").write_text("0x8086\n")  # Intel
     assert not has_accelerator(tmp_path)
-    (pci / "vendor").write_text("0x1ae0\n")
+    (pci / "vendor").write_text("0x1ae0\n")  # Google, for TPUs
     assert has_accelerator(tmp_path)
 
 

@@ -1,4 +1,4 @@
-"""Every command words wrong usage alike, and calls itself as the user did."""
+"""Messages about wrong usage, alike in every command, and the name that a command shows."""
 
 import subprocess
 import sys
@@ -21,7 +21,7 @@ from tests.helpers import tiny_run
 
 
 def refusal(capsys, main, *arguments) -> str:
-    """The message of a command that must end with exit code 2."""
+    """Return the last message of a command that must end with exit code 2."""
     assert tiny_run.command(main, *arguments) == 2
     return capsys.readouterr().err.splitlines()[-1]
 
@@ -42,37 +42,37 @@ def refusal(capsys, main, *arguments) -> str:
     ],
     ids=lambda value: value if isinstance(value, str) else None,
 )
-def test_a_misspelled_flag_is_answered_with_the_nearest(capsys, main, wrong, meant):
-    message = refusal(capsys, main, wrong)  # required flags are missing too
+def test_a_misspelled_flag_gets_the_nearest_flag_as_suggestion(capsys, main, wrong, meant):
+    message = refusal(capsys, main, wrong)  # required flags are missing too, but not reported
     flag = wrong.partition("=")[0]
     assert message.endswith(f"error: unknown argument {flag}; did you mean {meant}?")
 
 
-def test_a_config_key_given_as_a_flag_gets_its_override(capsys):
+def test_a_config_key_given_as_a_flag_gets_its_override_as_suggestion(capsys):
     message = refusal(
         capsys, train.main, "--config=c.py", "--workdir=w", "--gradient_acumulation=2"
     )
     assert "did you mean --config.training.gradient_accumulation?" in message
 
 
-def test_all_keys_of_one_name_are_offered(capsys):
+def test_all_config_keys_of_that_name_are_suggested(capsys):
     message = refusal(capsys, train.main, "--config=c.py", "--workdir=w", "--batch_size", "8")
     assert "--config.training.batch_size or --config.inference.batch_size?" in message
 
 
-def test_an_override_without_a_config_is_answered_with_the_flag(capsys):
+def test_an_override_without_a_config_gets_the_flag_as_suggestion(capsys):
     message = refusal(capsys, eval_command.main, "--workdir=w", "--config.inference.beam_size=3")
     assert "did you mean --beam_size?" in message
 
 
-def test_a_flag_like_no_other_is_refused_without_a_guess(capsys):
+def test_a_flag_that_resembles_no_other_gets_no_suggestion(capsys):
     message = refusal(capsys, eval_command.main, "--workdir=w", "--xyz")
     assert message.endswith("error: unknown argument --xyz")
     message = refusal(capsys, train.main, "--config=c.py", "--workdir=w", "--xyz")
     assert message.endswith("values of the config are set as --config.group.key=value")
 
 
-def test_help_is_shown_beside_a_misspelled_flag(capsys):
+def test_help_is_shown_despite_a_misspelled_flag(capsys):
     assert tiny_run.command(eval_command.main, "--wrong", "--help") == 0
     assert "usage:" in capsys.readouterr().out
 
@@ -111,12 +111,12 @@ def test_a_seconds_flag_refuses_other_values(flags, flag, capsys):
     assert "allowed: seconds > 0" in capsys.readouterr().err
 
 
-def test_a_dispatched_command_has_its_name(monkeypatch):
+def test_train_started_by_signvit_is_called_signvit_train(monkeypatch):
     monkeypatch.setattr(sys, "argv", ["signvit train", "--help"])
     assert program_name() == program_name("signvit_jax.train") == "signvit train"
 
 
-def test_a_module_that_is_run_itself_has_its_own_name(monkeypatch):
+def test_a_module_that_is_run_directly_has_its_own_name(monkeypatch):
     monkeypatch.setattr(sys, "argv", ["/somewhere/train.py"])
     assert program_name("signvit_jax.train") == "python -m signvit_jax.train"
 
@@ -130,23 +130,25 @@ def test_a_module_that_is_run_itself_has_its_own_name(monkeypatch):
         ("tfds_builders.check", ["video_folder", "--help"]),
     ],
 )
-def test_a_module_is_called_by_its_module(module, arguments):
-    done = subprocess.run(
+def test_the_usage_of_a_module_names_the_module(module, arguments):
+    result = subprocess.run(
         [sys.executable, "-m", module, *arguments],
         capture_output=True,
         text=True,
         cwd=tiny_run.REPOSITORY,
     )
-    assert done.stdout.startswith(f"usage: python -m {module} {' '.join(arguments[:-1])}".rstrip())
+    usage = f"usage: python -m {module} {' '.join(arguments[:-1])}".rstrip()
+    assert result.stdout.startswith(usage)
 
 
-BUILDER_COMMANDS = {"build", "check"}  # their --help stands for all data sets
+BUILDER_COMMANDS = {"build", "check"}  # they need the name of a data set
 
 
-def through_signvit(monkeypatch, *words) -> int:
+def through_signvit(monkeypatch, *arguments) -> int:
+    """Return the exit code of `signvit` with these arguments."""
     monkeypatch.setattr(sys, "argv", ["signvit"])
     try:
-        return dispatch.main(words)
+        return dispatch.main(arguments)
     except SystemExit as end:  # training commands end the process themselves
         return end.code
 
@@ -163,14 +165,14 @@ def test_help_under_signvit_never_says_python_m(name, monkeypatch, capsys):
 
 
 @pytest.mark.parametrize("name", dispatch.COMMANDS)
-def test_every_command_words_a_misspelled_flag_alike(name, monkeypatch, capsys):
+def test_every_command_reports_an_unknown_flag_alike(name, monkeypatch, capsys):
     arguments = ["video_folder"] if name in BUILDER_COMMANDS else []
     assert through_signvit(monkeypatch, name, *arguments, "--xyzzy=3") == 2
     assert "unknown argument --xyzzy" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("name", ["configs", "demo", "eval", "export", "pull", "push", "build"])
-def test_every_command_words_an_unexpected_argument_alike(name, monkeypatch, capsys):
+def test_every_command_reports_an_unexpected_argument_alike(name, monkeypatch, capsys):
     arguments = {
         "build": ["video_folder", "--data_dir=x", "--csv=a", "--videos=b"],
         "configs": ["small"],

@@ -1,4 +1,4 @@
-"""Where JAX keeps compiled programs: the user's choice first, else a folder of our own."""
+"""The folder of JAX's compilation cache: the user's choice, else a folder of this package."""
 
 import json
 import os
@@ -16,7 +16,7 @@ _START = """
 import collections, json, sys
 import jax, jax.numpy as jnp
 from jax import monitoring
-if sys.argv[3] == "notebook":  # which has computed something before it loads a translator
+if sys.argv[3] == "notebook":  # a notebook may use JAX before it loads a translator
     jax.block_until_ready(jnp.ones(3) + 1)
 events = collections.Counter()
 monitoring.register_event_listener(lambda event, **_: events.update([event.rpartition("/")[2]]))
@@ -30,14 +30,14 @@ print(json.dumps({"text": text, **events, "folder": jax.config.jax_compilation_c
 
 @pytest.fixture
 def environment(tmp_path):
-    """The environment variables, put back before JAX's settings are."""
+    """A monkeypatch for environment variables, undone before JAX's settings are restored."""
     with tiny_run.light_jax(tmp_path / "cache"), pytest.MonkeyPatch.context() as patch:
         yield patch
 
 
 @pytest.fixture
 def jax_settings(environment, tmp_path):
-    """JAX as it is imported where nothing is set; returns its settings."""
+    """JAX's settings, as they are after an import if the user has set nothing."""
     import jax
 
     for name in (FOLDER, SECONDS):
@@ -68,14 +68,14 @@ def test_a_folder_of_the_environment_is_used(jax_settings, environment):
     assert jax_settings.values[FOLDER] == "/chosen"
 
 
-@pytest.mark.parametrize("by", ["environment", "config"])
-def test_a_least_compile_time_that_is_set_stays(jax_settings, environment, by):
-    if by == "environment":
+@pytest.mark.parametrize("set_in", ["environment", "config"])
+def test_a_minimum_compile_time_that_is_set_stays(jax_settings, environment, set_in):
+    if set_in == "environment":
         environment.setenv(SECONDS.upper(), "1")
     else:
         jax_settings.update(SECONDS, 3.0)
     use_compilation_cache()
-    assert jax_settings.values[SECONDS] == (1.0 if by == "environment" else 3.0)
+    assert jax_settings.values[SECONDS] == (1.0 if set_in == "environment" else 3.0)
 
 
 def test_a_cache_that_is_switched_off_stays_off(jax_settings):
@@ -87,7 +87,7 @@ def test_a_cache_that_is_switched_off_stays_off(jax_settings):
         jax_settings.update("jax_enable_compilation_cache", True)
 
 
-def test_without_a_home_no_folder_named_tilde_is_made(jax_settings, environment, tmp_path):
+def test_without_a_home_no_folder_named_tilde_is_created(jax_settings, environment, tmp_path):
     environment.delenv("XDG_CACHE_HOME")
     environment.setattr(os.path, "expanduser", lambda path: path)
     environment.chdir(tmp_path)
@@ -106,19 +106,20 @@ def test_a_second_process_compiles_nothing(trained, tmp_path, process):
         variables.pop(name.upper(), None)
 
     def start() -> dict:
-        done = subprocess.run(
+        result = subprocess.run(
             [sys.executable, "-c", _START, trained.workdir, trained.video(3), process],
             env=variables,
             capture_output=True,
             text=True,
             check=True,
         )
-        return json.loads(done.stdout.splitlines()[-1])
+        return json.loads(result.stdout.splitlines()[-1])
 
     first, second = start(), start()
     assert first["folder"] == str(tmp_path / "signvit_jax" / "jax")
     assert first["text"] == second["text"]
-    # JAX counts as misses only what it then writes; so requests are held against hits too.
+    # JAX counts a miss only if it writes the program afterwards. So the number of hits is compared
+    # with the number of requests too.
     assert first["cache_misses"] == first["compile_requests_use_cache"] > 2
     assert second.get("cache_misses", 0) == 0
     assert second["cache_hits"] == second["compile_requests_use_cache"]

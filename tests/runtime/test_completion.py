@@ -1,4 +1,4 @@
-"""What a shell that completes `signvit ...` gets, as argcomplete's shell function asks for it."""
+"""Completion of `signvit ...` in a shell; the tests ask as argcomplete's shell function does."""
 
 import os
 import subprocess
@@ -11,17 +11,18 @@ from tests.helpers import tiny_run
 
 
 def completions(line, tmp_path):
-    """What the program offers at the end of `line`, and its exit code."""
+    """Return (the completions that the program offers at the end of `line`, its exit code)."""
     pytest.importorskip("argcomplete")
     answer = tmp_path / "answer"
-    done = subprocess.run(
+    python_path = [str(tiny_run.REPOSITORY)]
+    if os.environ.get("PYTHONPATH"):
+        python_path.append(os.environ["PYTHONPATH"])
+    result = subprocess.run(
         [sys.executable, "-c", "from signvit_jax.commands.dispatch import main; exit(main())"],
         cwd=tmp_path,
         env=os.environ
         | {
-            "PYTHONPATH": os.pathsep.join(
-                filter(None, [str(tiny_run.REPOSITORY), os.environ.get("PYTHONPATH")])
-            ),
+            "PYTHONPATH": os.pathsep.join(python_path),
             "COMP_LINE": line,
             "COMP_POINT": str(len(line.encode())),
             "_ARGCOMPLETE": "1",
@@ -30,7 +31,8 @@ def completions(line, tmp_path):
         },
         check=False,
     )
-    return answer.read_text().splitlines() if answer.exists() else [], done.returncode
+    offered = answer.read_text().splitlines() if answer.exists() else []
+    return offered, result.returncode
 
 
 @pytest.mark.parametrize(
@@ -60,12 +62,12 @@ def completions(line, tmp_path):
         *((f"signvit {name} --hel", ["--help "]) for name in ("export", "pull", "push")),
     ],
 )
-def test_a_line_is_completed_with_what_its_command_takes(tmp_path, line, offered):
+def test_a_line_is_completed_with_the_arguments_of_its_command(tmp_path, line, offered):
     (tmp_path / "mine.py").touch()
     assert completions(line, tmp_path) == (offered, 0)
 
 
-def test_what_follows_an_unknown_command_is_not_completed(tmp_path):
+def test_arguments_of_an_unknown_command_are_not_completed(tmp_path):
     assert completions("signvit trian --wor", tmp_path) == ([], 2)
     assert completions("signvit build phenix --dat", tmp_path) == ([], 2)
 

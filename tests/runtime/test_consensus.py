@@ -1,6 +1,6 @@
-"""The rule by which several processes agree, checked in one process.
+"""The rule by which several processes agree when to stop or save, tested in one process.
 
-tests/reliability/test_several_processes.py has two real ones that stop at the same step.
+In tests/reliability/test_several_processes.py two real processes stop at the same step.
 """
 
 import signal
@@ -38,7 +38,7 @@ def several(stop, monkeypatch):
     return StopConsensus(stop)
 
 
-def test_several_stop_two_polls_after_the_signal(several, stop):
+def test_several_processes_stop_two_polls_after_the_signal(several, stop):
     for _ in range(5):
         several.poll()
     stop.received = signal.SIGINT
@@ -50,7 +50,7 @@ def test_several_stop_two_polls_after_the_signal(several, stop):
     assert several.exit_code == 130
 
 
-def test_several_save_once_for_a_lasting_save_request(several):
+def test_several_processes_save_once_for_a_lasting_save_request(several):
     saves = []
     due = True
     for step in range(14):

@@ -1,3 +1,5 @@
+"""Exit codes of commands, and what they print about errors."""
+
 import sys
 
 import jax
@@ -49,23 +51,17 @@ def test_an_interrupt_is_exit_130(capsys):
 
 
 def test_a_refused_allocation_is_exit_5_with_advice(capsys):
-    # XLA's own exception, for an array of 4 exabytes.
-    assert (
-        run_command(
-            lambda: jax.block_until_ready(jax.numpy.zeros((2**30, 2**30), jax.numpy.float32))
-        )
-        == 5
-    )
+    def allocate_four_exabytes():
+        jax.block_until_ready(jax.numpy.zeros((2**30, 2**30), jax.numpy.float32))
+
+    assert run_command(allocate_four_exabytes) == 5  # the exception is XLA's
     text = capsys.readouterr().err
-    assert (
-        "out of memory" in text
-        and "gradient_accumulation=2" in text
-        and "batch_size=8" in text
-        and "Traceback" not in text
-    )
+    for part in ("out of memory", "gradient_accumulation=2", "batch_size=8"):
+        assert part in text
+    assert "Traceback" not in text
 
 
-def test_memory_errors_are_found_behind_other_exceptions():
+def test_a_memory_error_is_found_as_the_cause_of_another_exception():
     try:
         try:
             raise MemoryError

@@ -1,3 +1,5 @@
+"""Memory that a process frees and takes again, with glibc's allocator tuned for that."""
+
 import subprocess
 import sys
 
@@ -6,18 +8,19 @@ import pytest
 PROGRAM = """
 import resource, sys, threading
 from signvit_jax.runtime.malloc import tune_malloc
-if sys.argv[1] == "keep":
+if sys.argv[1] == "tuned":
     print(tune_malloc())
-def work():
+def allocate():
     for _ in range(20):
-        b"x" * sum([96_000_000])  # written and freed; numpy would ask for huge pages
-def in_a_thread():
-    thread = threading.Thread(target=work)
+        # Each object is written and freed. numpy would ask for huge pages, which have few faults.
+        b"x" * sum([96_000_000])
+def allocate_in_a_thread():
+    thread = threading.Thread(target=allocate)
     thread.start()
     thread.join()
-for way in (work, in_a_thread):
+for function in (allocate, allocate_in_a_thread):
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-    way()
+    function()
     print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 """
 
@@ -29,9 +32,9 @@ def run(*arguments: str) -> list[str]:
 
 
 def test_freed_memory_is_reused_without_page_faults():
-    """In the main thread and in another, as XLA's are."""
-    kept, *faults = run("keep")
-    if kept == "False":
+    """The main thread and another thread reuse it; XLA works in other threads."""
+    is_tuned, *tuned_faults = run("tuned")
+    if is_tuned == "False":
         pytest.skip("no glibc")
-    for found, without in zip(faults, run("leave"), strict=True):
-        assert int(found) < 0.2 * int(without)
+    for tuned, untuned in zip(tuned_faults, run("untuned"), strict=True):
+        assert int(tuned) < 0.2 * int(untuned)

@@ -1,4 +1,4 @@
-"""The errors of missing packages, and the commands in them."""
+"""Errors of missing packages, and the commands in them that install the packages."""
 
 import shlex
 import sys
@@ -28,7 +28,7 @@ class MissingError(Exception):
         ("apache_beam", r"pip install 'apache-beam>=[\d.]+'$"),
     ],
 )
-def test_the_error_of_a_missing_package_installs_its_extra(monkeypatch, module, command):
+def test_the_error_of_a_missing_package_shows_how_to_install_it(monkeypatch, module, command):
     monkeypatch.setitem(sys.modules, module, None)
     with pytest.raises(MissingError, match=rf"--format=some needs {module} \(.*{command}"):
         import_optional(module, "--format=some", MissingError)
@@ -40,7 +40,7 @@ def test_jax2onnx_is_installed_after_its_extra_without_dependencies():
     assert command in PYPROJECT
 
 
-def test_packages_for_planning_come_without_cuda():
+def test_packages_for_planning_are_installed_without_cuda():
     extra, cudnn = install_command("libtpu").split(" && ")
     assert extra.startswith("pip install 'jax[cuda12-local,tpu]")
     assert cudnn == "pip install --no-deps 'nvidia-cudnn-cu12>=9.10,<10'"

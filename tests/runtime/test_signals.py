@@ -1,3 +1,5 @@
+"""Signals: the first one asks a process to stop, the second one ends it at once."""
+
 import contextlib
 import os
 import signal
@@ -25,14 +27,14 @@ def wait_for(condition, seconds=100.0):
     ("number", "code"), [(signal.SIGTERM, 143), (signal.SIGUSR1, 143), (signal.SIGINT, 130)]
 )
 def test_the_first_signal_is_a_request_with_its_exit_code(number, code, monkeypatch, caplog):
-    # On a busy machine the second signal may come late, and would end this process.
+    # On a busy machine the second signal may arrive late. It would then end this process.
     monkeypatch.setattr(signals, "_SAME_REQUEST_S", 600.0)
     with StopRequest() as stop:
         assert not stop.requested and stop.exit_code == 0 and stop.received == 0
         os.kill(os.getpid(), number)
         assert wait_for(lambda: stop.requested)
         assert stop.exit_code == code and stop.received == number
-        os.kill(os.getpid(), number)  # the same request, which came by another way
+        os.kill(os.getpid(), number)  # counts as the same request, because it follows soon
         time.sleep(0.05)
     assert (
         caplog.text.count(f"{number.name}: stopping and saving; a second signal ends at once") == 1
@@ -40,14 +42,12 @@ def test_the_first_signal_is_a_request_with_its_exit_code(number, code, monkeypa
 
 
 def open_pipes() -> set[str]:
-    links = [Path(f"/proc/self/fd/{number}") for number in os.listdir("/proc/self/fd")]
-    return {
-        target
-        for link in links
-        if link.exists() or link.is_symlink()
-        for target in [os.readlink(link)]
-        if target.startswith("pipe:")
-    }
+    """Return the names of the pipes that this process has open."""
+    targets = []
+    for link in Path("/proc/self/fd").iterdir():
+        with contextlib.suppress(FileNotFoundError):  # the descriptor of the listing itself
+            targets.append(os.readlink(link))
+    return {target for target in targets if target.startswith("pipe:")}
 
 
 def test_handlers_are_restored_afterwards():
@@ -70,7 +70,7 @@ def test_a_signal_right_before_the_end_is_received():
 
 @pytest.fixture
 def with_a_terminal():
-    """Not as under nohup, under which the tests may run."""
+    """The default action on SIGHUP, which is ignored if the tests run under nohup."""
     before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
     yield
     signal.signal(signal.SIGHUP, before)
@@ -83,7 +83,7 @@ def test_a_closed_terminal_never_counts_as_a_second_signal():
         assert wait_for(lambda: stop.requested)
         assert stop.exit_code == 129
         time.sleep(signals._SAME_REQUEST_S + 0.1)
-        os.kill(os.getpid(), signal.SIGHUP)  # the shell and the kernel both send it, at any time
+        os.kill(os.getpid(), signal.SIGHUP)  # the shell and the kernel may both send it
         time.sleep(0.1)
     with StopRequest() as stop:
         os.kill(os.getpid(), signal.SIGINT)
@@ -106,7 +106,7 @@ def test_under_nohup_a_closed_terminal_changes_nothing():
         signal.signal(signal.SIGHUP, before)
 
 
-def test_outside_the_main_thread_no_signal_is_caught():
+def test_no_signal_is_caught_outside_the_main_thread():
     seen = []
 
     def enter():
@@ -119,7 +119,7 @@ def test_outside_the_main_thread_no_signal_is_caught():
     assert seen == [False]
 
 
-# A shell starts background processes with SIGINT ignored, so its handler is set.
+# The script sets the handler of SIGINT, because a shell lets its background processes ignore it.
 START = """
 import multiprocessing, signal, time
 from signvit_jax.runtime.signals import StopRequest
@@ -154,24 +154,21 @@ def start():
 
 
 def request_stop(process, number) -> None:
-    """Send the first signal; return when another one no longer counts as the same request.
-
-    That is after half a second: whoever presses Ctrl-C once more means it.
-    """
+    """Send the first signal; return when another one no longer counts as the same request."""
     process.send_signal(number)
     assert "stopping and saving" in process.stderr.readline()
-    time.sleep(0.5)
+    time.sleep(2.5 * signals._SAME_REQUEST_S)
 
 
-# As in a long compilation by XLA, the main thread is in C for half a minute or more with the lock
-# released, so that no Python handler can run.
+# As in a long compilation by XLA, the main thread runs C code with the interpreter's lock released.
+# Until it returns to Python, no Python handler can run.
 IN_C = (
     "import hashlib\nprint('ready', flush=True)\nhashlib.pbkdf2_hmac('sha256', b'', b'', 10**8)\n"
 )
-IN_C_S = 30.0  # on the quickest machine
+IN_C_S = 30.0  # the least time that the C code takes
 
 
-def test_a_second_signal_ends_while_the_main_thread_is_in_c(start):
+def test_a_second_signal_ends_a_process_whose_main_thread_is_in_c(start):
     process = start(IN_C)
     request_stop(process, signal.SIGINT)
     assert process.poll() is None
@@ -179,13 +176,13 @@ def test_a_second_signal_ends_while_the_main_thread_is_in_c(start):
     assert process.wait(IN_C_S / 2) == 130
 
 
-def test_with_nothing_to_save_the_first_signal_ends(start):
+def test_the_first_signal_ends_a_process_with_nothing_to_save(start):
     process = start("with stop.exit_immediately_on_signal():\n" + textwrap.indent(IN_C, "    "))
     process.send_signal(signal.SIGTERM)
     assert process.wait(IN_C_S / 2) == 143
 
 
-def test_afterwards_the_first_signal_is_a_request_again(start):
+def test_after_an_immediate_exit_section_a_signal_is_a_request_again(start):
     process = start(
         """
         with stop.exit_immediately_on_signal():
@@ -199,7 +196,7 @@ def test_afterwards_the_first_signal_is_a_request_again(start):
     assert process.wait(10) == 0 and process.stdout.read() == "saved\n"
 
 
-def test_an_earlier_request_ends_where_there_is_nothing_to_save(start):
+def test_an_earlier_request_ends_a_process_with_nothing_to_save(start):
     process = start(
         """
         print("ready", flush=True)
@@ -248,7 +245,7 @@ def test_a_signal_handled_by_a_reading_process_stays_there(start):
     assert process.stdout.read() == "1 False\n"
 
 
-def test_an_immediate_end_leaves_no_reading_process(start):
+def test_an_immediate_exit_leaves_no_reading_process(start):
     process = start(
         """
         child = multiprocessing.get_context("fork").Process(target=time.sleep, args=(600,))
@@ -262,8 +259,10 @@ def test_an_immediate_end_leaves_no_reading_process(start):
     request_stop(process, signal.SIGTERM)
     process.send_signal(signal.SIGTERM)
     assert process.wait(100) == 143
-    # A killed child that nobody has waited for is a zombie ("Z") until init takes it.
     status = Path(f"/proc/{child}/stat")
-    assert wait_for(
-        lambda: not status.exists() or status.read_text().rsplit(")", 1)[1].split()[0] == "Z"
-    )
+
+    def has_ended() -> bool:
+        # A killed child is a zombie ("Z") until its parent, which is now init, waits for it.
+        return not status.exists() or status.read_text().rsplit(")", 1)[1].split()[0] == "Z"
+
+    assert wait_for(has_ended)

@@ -1,4 +1,4 @@
-"""Streams of every command in real processes: lost readers, closed streams, encodings, names."""
+"""Standard streams of commands in real processes: readers that leave, closed streams, encodings."""
 
 import json
 import os
@@ -10,8 +10,8 @@ import pytest
 from signvit_jax.runtime.standard_streams import clean, clean_json
 from tests.helpers import tiny_run
 
-# Long lines, so that a pipe's reader is gone before the second one.
-PRINTS = """
+# The lines are long, so that the reader of a pipe has left before the second line.
+PRINT_LINES = """
 import sys
 from signvit_jax.runtime.exit_codes import run_command
 def main():
@@ -22,7 +22,7 @@ def main():
     return 3
 sys.exit(run_command(main))
 """
-SAYS = """
+RUN = """
 import sys
 from signvit_jax.runtime.exit_codes import run_command
 def main():
@@ -32,7 +32,7 @@ sys.exit(run_command(main))
 
 
 def python(script, *arguments, shell="{}", **environment):
-    """A process of `script`; `shell` is the command line around it."""
+    """Run `script` in a process; `shell` is a command line in which {} stands for the process."""
     command = shell.format('"$@"')
     path = str(tiny_run.REPOSITORY)
     return subprocess.run(
@@ -44,26 +44,28 @@ def python(script, *arguments, shell="{}", **environment):
     )
 
 
-def test_a_reader_that_leaves_ends_nothing(tmp_path):
-    done = python(PRINTS, tmp_path / "done", shell="{} | head -c 1; exit ${{PIPESTATUS[0]}}")
-    assert (done.returncode, done.stdout, done.stderr) == (3, b"t", b"message\n")
+def test_a_command_continues_when_its_reader_leaves(tmp_path):
+    result = python(PRINT_LINES, tmp_path / "done", shell="{} | head -c 1; exit ${{PIPESTATUS[0]}}")
+    assert (result.returncode, result.stdout, result.stderr) == (3, b"t", b"message\n")
     assert (tmp_path / "done").read_text() == "all done"
 
 
-def test_a_reader_of_both_streams_that_leaves_ends_nothing(tmp_path):
-    done = python(PRINTS, tmp_path / "done", shell="{} 2>&1 | head -c 1; exit ${{PIPESTATUS[0]}}")
-    assert (done.returncode, done.stdout, done.stderr) == (3, b"t", b"")
+def test_a_command_continues_when_the_reader_of_both_streams_leaves(tmp_path):
+    result = python(
+        PRINT_LINES, tmp_path / "done", shell="{} 2>&1 | head -c 1; exit ${{PIPESTATUS[0]}}"
+    )
+    assert (result.returncode, result.stdout, result.stderr) == (3, b"t", b"")
     assert (tmp_path / "done").read_text() == "all done"
 
 
 @pytest.mark.parametrize("unbuffered", ["", "1"])
 def test_closed_standard_error_keeps_messages_out_of_texts(unbuffered):
-    done = python(
-        SAYS.format("print('text'); raise FileNotFoundError(2, 'No such file', 'x')"),
+    result = python(
+        RUN.format("print('text'); raise FileNotFoundError(2, 'No such file', 'x')"),
         shell="{} 2>&-",
         PYTHONUNBUFFERED=unbuffered,
     )
-    assert (done.returncode, done.stdout, done.stderr) == (1, b"text\n", b"")
+    assert (result.returncode, result.stdout, result.stderr) == (1, b"text\n", b"")
 
 
 def test_a_closed_descriptor_is_not_given_to_the_next_file(tmp_path):
@@ -71,55 +73,55 @@ def test_a_closed_descriptor_is_not_given_to_the_next_file(tmp_path):
         f"file = open({str(tmp_path / 'file')!r}, 'w'); "
         "import os; os.write(2, b'a message of a library'); file.write('content')"
     )
-    assert python(SAYS.format(writes), shell="{} 2>&-").returncode == 0
+    assert python(RUN.format(writes), shell="{} 2>&-").returncode == 0
     assert (tmp_path / "file").read_text() == "content"
 
 
 def test_standard_output_on_a_full_disk_is_one_line_and_exit_1():
-    done = python(SAYS.format("print('text')"), shell="{} > /dev/full")
-    assert done.returncode == 1
-    assert done.stderr == b"error: standard output cannot be written: No space left on device\n"
+    result = python(RUN.format("print('text')"), shell="{} > /dev/full")
+    assert result.returncode == 1
+    assert result.stderr == b"error: standard output cannot be written: No space left on device\n"
 
 
-def test_messages_on_a_full_disk_end_nothing(tmp_path):
-    done = python(PRINTS, tmp_path / "done", shell="{} 2> /dev/full")
-    assert done.returncode == 3 and (tmp_path / "done").read_text() == "all done"
+def test_a_command_continues_when_messages_cannot_be_written(tmp_path):
+    result = python(PRINT_LINES, tmp_path / "done", shell="{} 2> /dev/full")
+    assert result.returncode == 3 and (tmp_path / "done").read_text() == "all done"
 
 
 @pytest.mark.parametrize("encoding", ["ascii", "latin-1", "utf-8", "utf-8:surrogateescape"])
 def test_characters_that_the_encoding_lacks_are_escaped(encoding):
-    done = python(SAYS.format(r"print('\u0105 \udcff')"), PYTHONIOENCODING=encoding)
-    assert done.returncode == 0
-    assert done.stdout in (b"\\u0105 \\udcff\n", "ą \\udcff\n".encode())
+    result = python(RUN.format(r"print('\u0105 \udcff')"), PYTHONIOENCODING=encoding)
+    assert result.returncode == 0
+    assert result.stdout in (b"\\u0105 \\udcff\n", "ą \\udcff\n".encode())
 
 
 def test_a_deleted_working_directory_is_reported(tmp_path):
     (tmp_path / "gone").mkdir()
-    done = python(
-        SAYS.format("print('text')"), shell=f"cd {tmp_path}/gone && rmdir {tmp_path}/gone && {{}}"
+    result = python(
+        RUN.format("print('text')"), shell=f"cd {tmp_path}/gone && rmdir {tmp_path}/gone && {{}}"
     )
-    assert done.returncode == 2 and done.stdout == b""
+    assert result.returncode == 2 and result.stdout == b""
     assert (
-        done.stderr.startswith(b"error: the working directory has been deleted")
-        and b"Traceback" not in done.stderr
+        result.stderr.startswith(b"error: the working directory has been deleted")
+        and b"Traceback" not in result.stderr
     )
 
 
 def test_an_operating_system_error_is_one_line():
-    done = python(SAYS.format("open('/nowhere/\\x1b[31m')"))
-    assert (done.returncode, done.stderr) == (
+    result = python(RUN.format("open('/nowhere/\\x1b[31m')"))
+    assert (result.returncode, result.stderr) == (
         1,
         b"error: /nowhere/\\x1b[31m: No such file or directory\n",
     )
 
 
 def test_a_traceback_holds_no_control_characters():
-    done = python(SAYS.format(r"raise RuntimeError('\x1b]0;owned\x07')"))
+    result = python(RUN.format(r"raise RuntimeError('\x1b]0;owned\x07')"))
     assert (
-        done.returncode == 1
-        and b"Traceback" in done.stderr
-        and b"\x1b" not in done.stderr
-        and b"\x07" not in done.stderr
+        result.returncode == 1
+        and b"Traceback" in result.stderr
+        and b"\x1b" not in result.stderr
+        and b"\x07" not in result.stderr
     )
 
 

@@ -30,13 +30,13 @@ from signvit_jax.training.distillation import check_teacher, initial_projection,
 from signvit_jax.training.origin import TeacherIdentity, digest_of
 from signvit_jax.weights.whole_model import export_safetensors
 from tests.helpers import tiny_model, tiny_run
-from tests.training.test_run import figures
+from tests.training.test_run import metric_by_step
 
 CONFIG = DistillationConfig(temperature=3.0, decoder_weight=2.0, ctc_weight=0.5, feature_weight=4.0)
 
 
 class Student:
-    """A decoder that attends to frames, as a model with decoder.memory 'frames' does."""
+    """The part of a model with decoder.memory 'frames' that the loss needs."""
 
     @staticmethod
     def memory(encoded):
@@ -81,7 +81,7 @@ def standardized(features):
     return (features - features.mean()) / features.std()
 
 
-def test_each_distill_loss_is_that_of_a_loop_over_positions():
+def test_each_distill_loss_equals_a_loop_over_positions():
     batch = tiny_model.batch() | {"weights": np.array([1, 1, 0, 1], np.float32)}
     student, teacher = random_outputs(batch, 1), random_outputs(batch, 2)
     total, metrics = distill_loss(student, add_targets(batch, teacher))
@@ -95,9 +95,11 @@ def test_each_distill_loss_is_that_of_a_loop_over_positions():
         per_step, per_position = [], []
         for t in range(batch["frame_lengths"][i]):
             per_step.append(kl(theirs.ctc_logits[i, t], ours.ctc_logits[i, t]))
-            a, b = (standardized(of.encoded.frames[i, t]) for of in (ours, theirs))
+            a = standardized(ours.encoded.frames[i, t])
+            b = standardized(theirs.encoded.frames[i, t])
             per_position.append(((a - b) ** 2).mean())
-        ctc, features = ctc + np.mean(per_step), features + np.mean(per_position)
+        ctc += np.mean(per_step)
+        features += np.mean(per_position)
     expected = {"soft_ce": np.mean(per_token), "soft_ctc": ctc / 3, "features": features / 3}
     assert expected.keys() == set(DISTILL_LOSSES)
     for name, value in expected.items():
@@ -111,8 +113,8 @@ def test_a_student_with_its_teachers_outputs_has_loss_zero():
     outputs = random_outputs(batch, 1)
     total, _ = distill_loss(outputs, add_targets(batch, outputs))
     assert float(total) == pytest.approx(0.0, abs=1e-5)
-    slope = jax.grad(lambda logits: divergence(logits, outputs.logits, 2.0).sum())(outputs.logits)
-    np.testing.assert_allclose(slope, 0.0, atol=1e-5)
+    gradient_of = jax.grad(lambda logits: divergence(logits, outputs.logits, 2.0).sum())
+    np.testing.assert_allclose(gradient_of(outputs.logits), 0.0, atol=1e-5)
 
 
 def test_the_distill_losses_of_microbatches_add_up():
@@ -150,12 +152,13 @@ def teacher(trained):
 
 
 def replaced(config, **changes):
+    """Return the config with other values; the key data__name stands for data.name."""
     values = dataclasses.asdict(config)
     for key, value in changes.items():
-        *rooms, name = key.split("__")
+        *groups, name = key.split("__")
         node = values
-        for room in rooms:
-            node = node[room]
+        for group in groups:
+            node = node[group]
         node[name] = value
     return from_mapping(values)
 
@@ -179,27 +182,31 @@ def test_a_teacher_with_other_inputs_or_outputs_is_refused(teacher, changes, wor
 
 
 @pytest.fixture(scope="module")
-def teaching(teacher, trained, tmp_path_factory):
-    """(the function workdir -> identity of the teacher there, a copy of the teacher's workdir)."""
+def loaded_identity(teacher, trained, tmp_path_factory):
+    """(identity, workdir): a function that loads a teacher, and a copy of the teacher's workdir.
+
+    `identity(path, recorded)` returns the identity of the teacher that a run loads from `path` if
+    its workdir has the identity `recorded`, None at a first start.
+    """
     workdir = tmp_path_factory.mktemp("teaching") / "teacher"
     shutil.copytree(trained.workdir, workdir)
     data = types.SimpleNamespace(vocabularies=Vocabularies(teacher.tokenizer))
 
-    def identity(path, before=None):
+    def identity(path, recorded=None):
         return load_teacher(
             replaced(teacher.config, training__distillation__teacher=str(path)),
             data,
             teacher.mesh,
-            before,
+            recorded,
         ).identity
 
     return identity, workdir
 
 
 @pytest.fixture(scope="module")
-def began_with(teaching):
-    """A checkpoint of the teacher that is not its best one."""
-    identity, original = teaching
+def began_with(loaded_identity):
+    """The identity of a teacher's checkpoint that is not its best one."""
+    identity, original = loaded_identity
     best = identity(original)
     steps = CheckpointReader(original / "checkpoints").steps()
     other = max(step for step in steps if step != best.step)
@@ -208,17 +215,19 @@ def began_with(teaching):
     return TeacherIdentity(str(original), other, digest)
 
 
-def test_a_run_keeps_its_teacher_where_that_was_trained_further(teaching, began_with, caplog):
+def test_a_run_keeps_its_teacher_after_the_teacher_was_trained_further(
+    loaded_identity, began_with, caplog
+):
     caplog.set_level("INFO")
-    identity, original = teaching
+    identity, original = loaded_identity
     best = identity(original)
     assert identity(original, best) == best
     assert identity(original, began_with) == began_with
     assert f"this run keeps the one of step {began_with.step}" in caplog.text
 
 
-def test_a_teacher_whose_checkpoint_is_gone_is_refused(teaching, began_with, tmp_path):
-    identity, original = teaching
+def test_a_teacher_whose_checkpoint_is_gone_is_refused(loaded_identity, began_with, tmp_path):
+    identity, original = loaded_identity
     gone = tmp_path / "teacher"
     missing = str(began_with.step)
     shutil.copytree(original, gone, ignore=shutil.ignore_patterns(missing))
@@ -229,9 +238,9 @@ def test_a_teacher_whose_checkpoint_is_gone_is_refused(teaching, began_with, tmp
 
 
 def test_a_teacher_in_another_workdir_is_used_with_a_warning(
-    teaching, began_with, tmp_path, caplog
+    loaded_identity, began_with, tmp_path, caplog
 ):
-    identity, original = teaching
+    identity, original = loaded_identity
     best = identity(original)
     other = tmp_path / "teacher"
     missing = str(began_with.step)
@@ -246,13 +255,13 @@ def test_the_digest_changes_with_every_bit_shape_and_name():
     weights = {"a": np.arange(6, dtype=np.float32), "b": {"c": np.ones((2, 2), jax.numpy.bfloat16)}}
     one_bit = weights["a"].copy()
     one_bit.view(np.uint32)[5] ^= 1
-    others = [
+    changed = [
         weights | {"a": one_bit},
         weights | {"a": weights["a"].reshape(2, 3)},
         {"A": weights["a"], "b": weights["b"]},
         weights | {"a": np.float64(1)},
     ]
-    digests = [digest_of(tree) for tree in (weights, *others)]
+    digests = [digest_of(tree) for tree in (weights, *changed)]
     assert len(set(digests)) == 5 and {len(digest) for digest in digests} == {16}
     assert digest_of(jax.tree.map(jax.numpy.asarray, weights)) == digests[0]
 
@@ -266,7 +275,7 @@ def command(trained, workdir, *flags):
 @pytest.mark.long
 @pytest.mark.usefixtures("light_jax")
 def test_a_student_learns_and_thaws_after_a_resume(trained, teacher, tmp_path, capfd):
-    """A run with another width and a pretrained backbone, frozen for an epoch; then resumed."""
+    """A run with another decoder width and a pretrained backbone that is frozen for an epoch."""
     weights = tmp_path / "teacher.safetensors"
     assert export_safetensors(weights, jax.device_get(teacher.params)) == "reference"
     student = [
@@ -284,8 +293,8 @@ def test_a_student_learns_and_thaws_after_a_resume(trained, teacher, tmp_path, c
     steps = tiny_run.STEPS_PER_EPOCH
     reader = CheckpointReader(workdir / "checkpoints")
     first, second = (
-        reader.restore_params(step=at * steps, prefer_ema=False).params["encoder"]["backbone"]
-        for at in (1, 2)
+        reader.restore_params(step=epoch * steps, prefer_ema=False).params["encoder"]["backbone"]
+        for epoch in (1, 2)
     )
     jax.tree.map(
         np.testing.assert_array_equal, first, jax.device_get(teacher.params)["encoder"]["backbone"]
@@ -297,7 +306,7 @@ def test_a_student_learns_and_thaws_after_a_resume(trained, teacher, tmp_path, c
     config = json.loads((workdir / "config.json").read_text())
     assert config["training"]["distillation"]["teacher"] == str(trained.workdir)
     for name in DISTILL_LOSSES:
-        found = figures(workdir, f"train/{name}")
+        found = metric_by_step(workdir, f"train/{name}")
         assert len(found) == 2 * steps and all(np.isfinite(list(found.values())))
     assert "projection" in reader._saved_shapes(2 * steps, "opt_state")
     assert load_trained(workdir).definition.config.model.decoder.hidden_dim == 8
@@ -320,8 +329,8 @@ def test_a_student_learns_and_thaws_after_a_resume(trained, teacher, tmp_path, c
 
     # A run cannot resume without its teacher.
     capfd.readouterr()
-    without = [f"--config={trained.config}", f"--workdir={workdir}", *student[1:]]
-    assert tiny_run.command(train.main, *without) == 2
+    without_teacher = [f"--config={trained.config}", f"--workdir={workdir}", *student[1:]]
+    assert tiny_run.command(train.main, *without_teacher) == 2
     assert "training.distillation.teacher" in capfd.readouterr().err
 
 

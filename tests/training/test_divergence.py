@@ -14,6 +14,7 @@ from signvit_jax.training.divergence import SpikeFinder, StepWatch, TrainingDive
 
 
 def report(loss: float, in_row: int = 0) -> StepReport:
+    """Return the report of a step; `in_row`: how many updates in a row were skipped so far."""
     return StepReport(
         loss=LossParts(np.float32(loss), {}),
         grad_norm=np.float32(0),
@@ -23,53 +24,53 @@ def report(loss: float, in_row: int = 0) -> StepReport:
     )
 
 
-def watch(max_nonfinite: int) -> StepWatch:
+def new_watch(max_nonfinite: int) -> StepWatch:
     return StepWatch(max_nonfinite, lambda example: f"clip-{example}")
 
 
 def test_a_skipped_update_is_logged_with_its_clips(caplog):
-    seen = watch(3)
-    seen.add(1, np.array([4, 5]), report(1.0))
-    seen.add(2, np.array([7, -1]), report(math.nan, in_row=1))  # -1: a padding row
-    seen.add(3, np.array([0, 1]), report(1.0))
-    seen.read()
+    watch = new_watch(3)
+    watch.add(1, np.array([4, 5]), report(1.0))
+    watch.add(2, np.array([7, -1]), report(math.nan, in_row=1))  # -1: a padding row
+    watch.add(3, np.array([0, 1]), report(1.0))
+    watch.read()
     assert [record.getMessage() for record in caplog.records] == [
         "step 2: loss or gradient was not finite, the update was skipped; clips clip-7"
     ]
 
 
-def test_adding_a_step_waits_for_the_one_before(monkeypatch):
+def test_adding_a_step_waits_for_the_previous_step(monkeypatch):
     waited = []
     monkeypatch.setattr(divergence.jax, "block_until_ready", waited.append)
-    seen = watch(3)
+    watch = new_watch(3)
     reports = [report(1.0) for _ in range(5)]
-    for step, given in enumerate(reports, start=1):
-        seen.add(step, np.array([step]), given)
+    for step, step_report in enumerate(reports, start=1):
+        watch.add(step, np.array([step]), step_report)
         assert waited == reports[: step - 1]
-    seen.read()
+    watch.read()
     assert BATCHES_ON_DEVICE == 2
 
 
-def test_too_many_in_a_row_end_the_run_with_their_clips_alone():
-    seen = watch(3)
-    # The first is not part of the row, which spans two reads.
+def test_too_many_skipped_updates_in_a_row_end_the_run():
+    watch = new_watch(3)
+    # The skipped step 1 does not count: step 2 was applied. Steps 3 to 5 are read in two reads.
     for step, in_row in enumerate([1, 0, 1, 2], start=1):
         index = np.array([10 * step, 10 * step + 1])
-        seen.add(step, index, report(math.nan if in_row else 1.0, in_row))
-    seen.read()
-    seen.add(5, np.array([50, 51]), report(math.inf, in_row=3))
+        watch.add(step, index, report(math.nan if in_row else 1.0, in_row))
+    watch.read()
+    watch.add(5, np.array([50, 51]), report(math.inf, in_row=3))
     clips = r"clip-30, clip-31, clip-40, clip-41, clip-50, clip-51\."
     with pytest.raises(TrainingDivergedError, match=rf"3 updates in a row.*: {clips} Halve"):
-        seen.read()
+        watch.read()
 
 
 def test_a_jump_of_the_loss_is_logged_with_step_and_clips(caplog):
-    seen = watch(3)
+    watch = new_watch(3)
     for step in range(1, 40):
-        seen.add(step, np.array([step]), report(2.0 + 0.1 * math.sin(step)))
-    seen.add(40, np.arange(20), report(9.0))
+        watch.add(step, np.array([step]), report(2.0 + 0.1 * math.sin(step)))
+    watch.add(40, np.arange(20), report(9.0))
     with caplog.at_level(logging.WARNING):
-        seen.read()
+        watch.read()
     (message,) = [record.getMessage() for record in caplog.records]
     assert message.startswith("step 40: the loss jumped to 9 from about 2")
     shown = ", ".join(f"clip-{number}" for number in range(8))
@@ -94,11 +95,11 @@ def test_a_jump_is_found_at_its_step():
     assert jumps([*QUIET, 6.0, *QUIET]) == [100]
 
 
-def test_a_new_level_of_the_loss_soon_is_the_usual_one():
+def test_a_lasting_change_of_the_loss_is_soon_not_a_jump():
     found = jumps([*QUIET, *(QUIET + 4.0)])
     assert found[0] == 100 and len(found) < 10
 
 
-def test_neither_first_losses_nor_infinite_ones_are_jumps():
+def test_first_losses_and_infinite_losses_are_no_jumps():
     assert jumps([100.0, 1.0, 50.0, *QUIET[:10]]) == []
     assert jumps([*QUIET, math.nan, math.inf, *QUIET]) == []

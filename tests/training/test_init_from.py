@@ -28,14 +28,14 @@ from tests.helpers import tiny_run
 from tfds_builders import build
 
 pytestmark = pytest.mark.usefixtures("light_jax")
-PADDING = 3  # rows behind those of the vocabulary
+PADDING = 3  # rows after those of the vocabulary
 # The axis of the tokens in each parameter that has one.
 VOCABULARY_AXES = {"decoder/embedding": 0, "ctc_head/out/kernel": 1, "ctc_head/out/bias": 0}
 
 
 @pytest.fixture(scope="module")
 def other_data(trained, tmp_path_factory):
-    """A data set of the same videos with other texts: Zoe for Ann, and as many words."""
+    """A data set of the same videos, with Zoe in place of Ann in the texts."""
     folder = tmp_path_factory.mktemp("other")
     table = (trained.source / "clips.csv").read_text().replace("Ann", "Zoe")
     (folder / "clips.csv").write_text(table)
@@ -99,7 +99,7 @@ def test_a_run_starts_from_the_averaged_weights(trained, config, tmp_path):
 
 
 @pytest.mark.long
-def test_a_run_logs_what_it_took_and_needs_the_source_once(trained, other_data, tmp_path):
+def test_a_run_logs_the_copied_weights_and_reads_the_source_once(trained, other_data, tmp_path):
     workdir = tmp_path / "run"
     source = shutil.copytree(trained.workdir, tmp_path / "source")
     flags = (
@@ -113,7 +113,7 @@ def test_a_run_logs_what_it_took_and_needs_the_source_once(trained, other_data, 
     assert f"starting from {source}, the averaged weights of step" in log
     assert "new: 1 ('zoe'); not used here: 1 ('ann')" in log
     assert "not taken" not in log
-    shutil.rmtree(source)  # a run that has checkpoints does not read it
+    shutil.rmtree(source)  # a run that has checkpoints does not read the source
     assert tiny_run.command(train.main, *flags) == 0
     assert log.count("starting from") == (workdir / "run.log").read_text().count("starting from")
     assert load_trained(workdir).step > 0
@@ -134,7 +134,7 @@ def test_a_run_starts_from_an_export(trained, config, tmp_path, monkeypatch, exp
     exact = by_path(model.params)
     assert source.params.keys() == exact.keys()
     for path, value in source.params.items():
-        # INT8 has 127 steps up to the largest value of a channel, which is at most that of all.
+        # A channel's largest value is divided into 127 steps; it is at most that of the array.
         tolerance = np.abs(exact[path]).max() / 127 if export_format == "int8" else 0.0
         assert value.dtype == np.float32, path
         assert np.abs(value - exact[path]).max() <= tolerance, path
@@ -144,7 +144,7 @@ def test_a_run_starts_from_an_export(trained, config, tmp_path, monkeypatch, exp
     np.testing.assert_array_equal(by_path(state.params)[name], source.params[name])
 
 
-def test_an_onnx_export_has_nothing_to_train(trained, tmp_path):
+def test_an_onnx_export_cannot_be_trained_further(trained, tmp_path):
     folder = ExportFolder(tmp_path)
     folder.write_manifest(ExportManifest("onnx", "none", 3))
     (tmp_path / "config.json").write_text((trained.workdir / "config.json").read_text())
@@ -161,7 +161,7 @@ def test_an_onnx_export_has_nothing_to_train(trained, tmp_path):
         ("unsaved", "no checkpoint in"),
     ],
 )
-def test_a_source_that_is_no_model_is_an_error(
+def test_a_source_that_is_not_a_model_is_an_error(
     trained, tmp_path, monkeypatch, capsys, path, message
 ):
     monkeypatch.chdir(tmp_path)
@@ -178,7 +178,7 @@ def test_a_source_that_is_no_model_is_an_error(
     assert message in capsys.readouterr().err
 
 
-def test_a_model_of_another_kind_is_refused_before_a_step(trained, tmp_path, capsys):
+def test_a_source_of_another_architecture_is_refused(trained, tmp_path, capsys):
     flags = (
         f"--config={trained.config}",
         f"--workdir={tmp_path / 'run'}",
@@ -194,18 +194,19 @@ def test_init_from_and_pretrained_exclude_each_other():
         from_mapping({"model": {"init_from": "runs/a", "encoder": {"pretrained": "vit.npz"}}})
 
 
-def test_the_epsilon_of_the_source_is_taken(trained, config, tmp_path, monkeypatch):
+def test_a_run_takes_the_epsilon_of_its_source(trained, config, tmp_path, monkeypatch):
     source = read_source(str(trained.workdir))
     source = source._replace(config=with_norm_epsilon(source.config, 1e-6))
     monkeypatch.setattr(resolve_config_module, "read_source", lambda path: source)
-    taken = resolve_config(config, Workdir.create(tmp_path / "a")).config
-    assert taken.model.encoder.norm_epsilon == 1e-6
-    given = resolve_config(with_norm_epsilon(config, 1e-5), Workdir.create(tmp_path / "b")).config
-    assert given.model.encoder.norm_epsilon == 1e-5
+    resolved = resolve_config(config, Workdir.create(tmp_path / "a")).config
+    assert resolved.model.encoder.norm_epsilon == 1e-6
+    with_epsilon = with_norm_epsilon(config, 1e-5)
+    resolved = resolve_config(with_epsilon, Workdir.create(tmp_path / "b")).config
+    assert resolved.model.encoder.norm_epsilon == 1e-5
 
 
 def test_source_rows_are_copied_into_a_padded_vocabulary(config, tmp_path):
-    """As on a mesh whose tensor axis does not divide the vocabulary."""
+    """A vocabulary is padded if the tensor axis of the mesh does not divide it."""
     resolved, data, programs = prepared(config, tmp_path / "run")
     fresh = fresh_state(programs)
     embedding = fresh.params["decoder"]["embedding"]

@@ -1,4 +1,4 @@
-"""The data set and teacher that a workdir records, and what a resume refuses because of them."""
+"""The record of a run's data set and teacher (origin.json), and a resume with other ones."""
 
 import json
 import shutil
@@ -27,7 +27,7 @@ def workdir(tmp_path):
 
 
 def run_data(folder, settings=None, **splits):
-    """Return the needed part of RunData, over a data set of these records."""
+    """Return the part of RunData that is needed, for a new data set of these records."""
     built = toy_dataset.write(folder, **{"train": TRAIN, "validation": VALIDATION, **splits})
     if settings is not None:
         (built / "build_report.json").write_text(json.dumps({"settings": settings}))
@@ -41,11 +41,11 @@ def as_run_data(folder):
 
 def test_the_same_data_set_in_another_folder_is_accepted(workdir, tmp_path):
     first = run_data(tmp_path / "a", {"jpeg_quality": 90})
-    check_data_set(first, workdir)  # a first start
+    check_data_set(first, workdir)  # at a first start there is no record
     write_origin(workdir, first, None)
     check_data_set(run_data(tmp_path / "b", {"jpeg_quality": 90}), workdir)
-    # An option that only another release of the builder has does not count; nor does a report
-    # that was deleted.
+    # Neither an option that only another release of the builder has, nor a deleted report, makes
+    # a difference.
     check_data_set(run_data(tmp_path / "c", {"jpeg_quality": 90, "color": True}), workdir)
     check_data_set(run_data(tmp_path / "d"), workdir)
     assert recorded_teacher(workdir) is None
@@ -63,7 +63,8 @@ def test_a_split_without_files_is_compared_by_its_size(workdir, tmp_path):
         check_data_set(as_run_data(tmp_path / "c"), workdir)
 
 
-def softer(records):
+def with_other_frames(records):
+    """Return the records, with one gray frame as the video of the first."""
     return [
         records[0] | {"video": [toy_dataset.jpeg(np.full((16, 16, 3), 8, np.uint8), quality=20)]},
         *records[1:],
@@ -75,10 +76,10 @@ def softer(records):
     [
         ({"train": TRAIN[:-1]}, r"split 'train': 4 clips, .* then, 3 clips, .* now"),
         ({"train": [*TRAIN[:-1], TRAIN[-1] | {"text": "hello theRe"}]}, "split 'train'"),
-        ({"train": softer(TRAIN)}, "split 'train'"),
+        ({"train": with_other_frames(TRAIN)}, "split 'train'"),
         ({"train": TRAIN[::-1]}, "split 'train'"),
         ({"validation": VALIDATION[:1]}, r"split 'validation': 2 clips, .* then, 1 clips"),
-        ({"validation": softer(VALIDATION)}, "split 'validation'"),
+        ({"validation": with_other_frames(VALIDATION)}, "split 'validation'"),
         ({"test": VALIDATION}, r"split 'test': none then, 2 clips"),
         ({"settings": {"jpeg_quality": 50}}, "option jpeg_quality: 90 then, 50 now"),
     ],
@@ -99,7 +100,7 @@ def test_another_data_set_is_refused_with_the_differences(workdir, tmp_path, cha
     differs = r"(?s)the data set .* differs from the one that this workdir was started on.*"
     with pytest.raises(ConfigError, match=differs + message) as caught:
         check_data_set(now, workdir)
-    assert str(caught.value).count("\n  ") == 1  # and nothing else differs
+    assert str(caught.value).count("\n  ") == 1  # one difference is listed
     assert caught.value.exit_code == 2
 
 

@@ -1,4 +1,4 @@
-"""The config of a run: what its first start resolved holds on a resume."""
+"""The resolved config of a run, whose resolved values a resume keeps."""
 
 import dataclasses
 import shutil
@@ -32,7 +32,7 @@ def workdir(tmp_path):
 
 @pytest.fixture
 def data_set(monkeypatch):
-    """Replace the data set by one with the given glosses in its training split."""
+    """A function that makes `open_dataset` return a data set with the given training glosses."""
 
     def with_glosses(*glosses):
         index = [types.SimpleNamespace(gloss=gloss) for gloss in glosses]
@@ -74,17 +74,17 @@ def test_a_resumed_run_keeps_the_epsilon_of_its_first_start(workdir):
 
 
 @pytest.mark.parametrize("address", ["hf://a/b", "hf://a/b/", "hf://a/b@main"])
-def test_a_resumed_run_keeps_the_commit_of_its_start(workdir, address):
+def test_a_resumed_run_keeps_the_model_commit_of_its_first_start(workdir, address):
     earlier = with_init_from(Config(), f"hf://a/b@{'1' * 40}")
-    given = with_init_from(Config(), address)
-    assert inherit_resolved_values(given, earlier, workdir) == earlier
+    now = with_init_from(Config(), address)
+    assert inherit_resolved_values(now, earlier, workdir) == earlier
 
 
 @pytest.mark.parametrize("other", ["hf://a/c", f"hf://a/b@{'2' * 40}", "runs/b"])
-def test_another_source_than_that_of_the_start_is_logged(workdir, caplog, other):
+def test_a_changed_source_of_the_weights_is_logged(workdir, caplog, other):
     earlier = with_init_from(Config(), f"hf://a/b@{'1' * 40}")
-    given = with_init_from(Config(), other)
-    assert inherit_resolved_values(given, earlier, workdir).model.init_from == other
+    now = with_init_from(Config(), other)
+    assert inherit_resolved_values(now, earlier, workdir).model.init_from == other
     assert f"config.model.init_from is now {other!r}" in caplog.text
 
 
@@ -105,7 +105,7 @@ def test_a_change_that_a_resumed_run_may_make_is_logged(workdir, caplog):
 
 
 @pytest.mark.parametrize(
-    ("before", "logged"),
+    ("recorded", "logged"),
     [
         ("data", False),
         ("a/data", False),
@@ -114,10 +114,10 @@ def test_a_change_that_a_resumed_run_may_make_is_logged(workdir, caplog):
         ("/a/../a/data", True),
     ],
 )
-def test_a_data_dir_stored_as_it_was_typed_is_no_change(workdir, caplog, before, logged):
-    earlier, now = (from_mapping({"data": {"data_dir": path}}) for path in (before, "/a/data"))
+def test_a_relative_data_dir_of_an_earlier_release_is_no_change(workdir, caplog, recorded, logged):
+    earlier, now = (from_mapping({"data": {"data_dir": path}}) for path in (recorded, "/a/data"))
     inherit_resolved_values(now, earlier, workdir)
-    assert (f"config.data.data_dir is now '/a/data'; it was '{before}'" in caplog.text) == logged
+    assert (f"config.data.data_dir is now '/a/data'; it was '{recorded}'" in caplog.text) == logged
 
 
 def test_the_teacher_flag_becomes_part_of_the_config(workdir, data_set):
@@ -152,13 +152,13 @@ def test_pretrained_weights_are_read_at_the_first_start_only(
 def test_the_epsilon_of_the_weights_replaces_0_only():
     backbone = types.SimpleNamespace(epsilon=1e-6)
     source = types.SimpleNamespace(config=with_norm_epsilon(Config(), 1e-4))
-    given = with_norm_epsilon(Config(), 1e-5)
-    for start, epsilon in (((None, backbone), 1e-6), ((source, None), 1e-4), ((None, None), 0.0)):
-        assert resolve_norm_epsilon(Config(), *start) == with_norm_epsilon(Config(), epsilon)
-        assert resolve_norm_epsilon(given, *start) == given
+    with_epsilon = with_norm_epsilon(Config(), 1e-5)
+    for weights, epsilon in (((None, backbone), 1e-6), ((source, None), 1e-4), ((None, None), 0.0)):
+        assert resolve_norm_epsilon(Config(), *weights) == with_norm_epsilon(Config(), epsilon)
+        assert resolve_norm_epsilon(with_epsilon, *weights) == with_epsilon
 
 
-def test_a_missing_data_set_is_an_error_of_a_resumed_run(workdir):
+def test_a_missing_data_set_stops_a_resumed_run(workdir):
     config = dataclasses.replace(
         Config(), data=dataclasses.replace(Config().data, data_dir=str(workdir.path / "none"))
     )

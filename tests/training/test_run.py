@@ -60,12 +60,12 @@ def run(trained, tmp_path):
 
 @pytest.fixture
 def last_epoch(run, trained):
-    """The same, for a run that has its last epoch left."""
+    """The same as `run`, for a workdir in which only the last epoch is left to train."""
     shutil.copytree(trained.workdir, run.workdir, ignore=shutil.ignore_patterns(str(TOTAL)))
     return run
 
 
-def figures(workdir, name: str) -> dict[int, float]:
+def metric_by_step(workdir, name: str) -> dict[int, float]:
     """Return the values of a metric by step."""
     with (workdir / "metrics.csv").open(newline="") as file:
         return {int(row["step"]): float(row[name]) for row in csv.DictReader(file) if row[name]}
@@ -75,10 +75,12 @@ def figures(workdir, name: str) -> dict[int, float]:
 def test_patience_ends_the_run_and_the_best_checkpoint_is_kept(run):
     options = {"training__best_metric": "wer", "training__patience": 1}
     assert run(**options) == 0
-    wer = figures(run.workdir, "validation/wer")
+    wer = metric_by_step(run.workdir, "validation/wer")
     steps = list(wer)
     stopped = next(
-        step for i, step in enumerate(steps) if i and wer[step] >= min(map(wer.get, steps[:i]))
+        step
+        for i, step in enumerate(steps)
+        if i > 0 and wer[step] >= min(wer[earlier] for earlier in steps[:i])
     )
     assert max(wer) == run.checkpoints.latest_step() == stopped < TOTAL
     assert "stopping early" in (run.workdir / "run.log").read_text()
@@ -86,32 +88,31 @@ def test_patience_ends_the_run_and_the_best_checkpoint_is_kept(run):
     assert load_trained(run.workdir, "best").step == best
     assert load_trained(run.workdir, "last").step == stopped
 
-    # Started again, it is finished.
+    # A second start finds the run finished.
     assert run(**options) == 0
     assert run.checkpoints.latest_step() == stopped
     assert "nothing to do" in (run.workdir / "run.log").read_text()
 
 
-def rewind_to(workdir, step: int, forget: str = "") -> None:
-    """Restore the workdir of a run that was killed right after the checkpoint of `step`.
+def rewind_to(workdir, step: int, without: str = "") -> None:
+    """Delete the checkpoints after `step`, as if the run was killed right after saving it.
 
-    `forget`: a key that is removed from the checkpoint's meta data, as in one of an earlier
-    release.
+    `without`: a key to remove from the checkpoint's meta data, which earlier releases did not save.
     """
     for folder in list((workdir / "checkpoints").iterdir()):
         if folder.name.isdecimal() and int(folder.name) > step:
             shutil.rmtree(folder)
-    if forget:
+    if without:
         file = workdir / "checkpoints" / str(step) / "meta" / META
         content = json.loads(file.read_text())
-        del content["meta"][forget]
+        del content["meta"][without]
         file.write_text(json.dumps(content))
         write_manifest(file.parents[1])
 
 
 @pytest.mark.long
 def test_a_frozen_backbone_thaws_and_resumes_to_the_bit(run):
-    """Resumed before and after the thaw, with the same settings and with others."""
+    """The run resumes before and after the thaw, with the same settings and with other ones."""
     options = {
         "model__encoder__freeze_epochs": 2,
         "training__keep_last_n_checkpoints": 9,
@@ -126,7 +127,7 @@ def test_a_frozen_backbone_thaws_and_resumes_to_the_bit(run):
     assert all_differ(backbones[1], backbones[2])
     assert not all_equal(first["decoder"], second["decoder"])
     encoder, backbone = (
-        list(figures(run.workdir, f"train/lr_{group}").values())
+        list(metric_by_step(run.workdir, f"train/lr_{group}").values())
         for group in ("encoder", "backbone")
     )
     assert backbone[:6] == [0.0] * 6
@@ -135,15 +136,15 @@ def test_a_frozen_backbone_thaws_and_resumes_to_the_bit(run):
     last = run.checkpoints.restore_params("last").params
     earlier_config = (run.workdir / "config.json").read_text()
     never_frozen = {"model__encoder__freeze_epochs": 0}
-    for step, forgotten, changes in (
+    for step, missing_key, changes in (
         (6, "", {}),
         (9, "", {}),
         (9, "thawed_at", {}),
         (9, "", never_frozen),  # changes nothing after the thaw
-        (6, "thawed_at", never_frozen),  # thaws where it would have thawed anyway
+        (6, "thawed_at", never_frozen),  # thaws at the same step as with freeze_epochs
     ):
         (run.workdir / "config.json").write_text(earlier_config)
-        rewind_to(run.workdir, step, forgotten)
+        rewind_to(run.workdir, step, missing_key)
         assert run(**options | changes) == 0
         found = run.checkpoints.restore_params("last").params
         jax.tree.map(np.testing.assert_array_equal, found, last)
@@ -161,7 +162,7 @@ def all_differ(a, b) -> bool:
 def test_more_epochs_after_a_finished_run_log_its_new_rates(last_epoch):
     assert last_epoch() == 0
     log = last_epoch.workdir / "run.log"
-    finished = min(figures(last_epoch.workdir, "train/lr_encoder").values())
+    finished = min(metric_by_step(last_epoch.workdir, "train/lr_encoder").values())
     assert last_epoch() == 0
     advice = log.read_text().split("nothing to do")[1]
     assert f"they rise from {finished:.2g} (encoder)" in advice
@@ -169,7 +170,7 @@ def test_more_epochs_after_a_finished_run_log_its_new_rates(last_epoch):
 
     kept_cycle = {"training__schedule_epochs": 6, "training__final_lr_ratio": 0.05}
     assert last_epoch(training__num_epochs=7, **kept_cycle) == 0
-    rates = list(figures(last_epoch.workdir, "train/lr_encoder").values())
+    rates = list(metric_by_step(last_epoch.workdir, "train/lr_encoder").values())
     assert rates[-3:] == pytest.approx([0.05 * 1e-3] * 3)
     assert (
         "the learning rates continue at 5e-05 (encoder) and 0.0005 (rest); by the earlier "
@@ -178,12 +179,12 @@ def test_more_epochs_after_a_finished_run_log_its_new_rates(last_epoch):
 
     assert last_epoch(training__num_epochs=14) == 0
     message = log.read_text().split("the learning rates continue at ")[-1]
-    raised = figures(last_epoch.workdir, "train/lr_encoder")[22]
+    raised = metric_by_step(last_epoch.workdir, "train/lr_encoder")[22]
     assert raised > 5e-4 and message.startswith(f"{raised:.2g} (encoder)")
     assert "schedule_epochs=6" in message
 
 
-def test_averaged_weights_are_saved_and_are_those_evaluated(trained):
+def test_averaged_weights_are_saved_and_loaded_for_inference(trained):
     checkpoints = CheckpointReader(trained.workdir / "checkpoints")
     plain, averaged = (
         checkpoints.restore_params("last", prefer_ema=average) for average in (False, True)
@@ -195,9 +196,9 @@ def test_averaged_weights_are_saved_and_are_those_evaluated(trained):
 
 
 def poison(monkeypatch, steps: set[int]) -> list[int]:
-    """Make the losses of these steps of a start, counted from 1, NaN.
+    """Make the loss NaN in the given steps, counted from 1 at the start of the process.
 
-    Returns the numbers of the clips in them, filled as they occur.
+    Returns a list to which the clips of these batches are added when the steps are made.
     """
     counter = itertools.count(1)
     clips = []
@@ -227,17 +228,19 @@ def test_too_many_skipped_updates_end_the_run(run, monkeypatch, capfd):
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(kept.params))
 
 
-def test_one_update_that_is_not_finite_is_skipped_and_counted(last_epoch, monkeypatch):
+def test_one_non_finite_update_is_skipped_and_counted(last_epoch, monkeypatch):
     poison(monkeypatch, {2})
     assert last_epoch(training__max_nonfinite_steps=2) == 0
-    assert list(figures(last_epoch.workdir, "train/nonfinite_steps").values())[-3:] == [0, 1, 1]
+    skipped = list(metric_by_step(last_epoch.workdir, "train/nonfinite_steps").values())
+    assert skipped[-3:] == [0, 1, 1]
     # The update after the skipped one has the rate that the skipped one would have had.
-    rates = list(figures(last_epoch.workdir, "train/lr_encoder").values())[-3:]
+    rates = list(metric_by_step(last_epoch.workdir, "train/lr_encoder").values())[-3:]
     schedule = one_cycle(1e-3, TOTAL, 0.05)
-    assert rates == pytest.approx([float(schedule(made)) for made in (15, 16, 16)], rel=1e-5)
+    expected = [float(schedule(num_updates)) for num_updates in (15, 16, 16)]
+    assert rates == pytest.approx(expected, rel=1e-5)
     params = last_epoch.checkpoints.restore_params("last").params
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(params))
-    assert np.isfinite(figures(last_epoch.workdir, "validation/loss")[TOTAL])
+    assert np.isfinite(metric_by_step(last_epoch.workdir, "validation/loss")[TOTAL])
 
 
 def test_a_validation_that_a_signal_stopped_is_done_on_resume(last_epoch, monkeypatch):
@@ -253,9 +256,9 @@ def test_a_validation_that_a_signal_stopped_is_done_on_resume(last_epoch, monkey
         patch.setattr(ValidationPass, "run", with_signal)
         assert last_epoch() == 143
     assert last_epoch.checkpoints.latest_step() == TOTAL
-    assert TOTAL not in figures(last_epoch.workdir, "validation/loss")
+    assert TOTAL not in metric_by_step(last_epoch.workdir, "validation/loss")
     assert last_epoch() == 0
-    found = figures(last_epoch.workdir, "validation/loss")[TOTAL]
+    found = metric_by_step(last_epoch.workdir, "validation/loss")[TOTAL]
     assert last_epoch.checkpoints.restore_params("last").metrics["loss"] == pytest.approx(found)
     assert "nothing to do" not in (last_epoch.workdir / "run.log").read_text()
 
@@ -286,8 +289,8 @@ def test_a_run_without_a_validation_split_is_warned(last_epoch):
 
 @pytest.mark.long
 def test_a_small_data_set_is_repeated_until_min_steps(last_epoch):
-    assert last_epoch(training__num_epochs=1, training__min_steps=TOTAL - 1) == 0  # complete epochs
-    assert last_epoch.checkpoints.latest_step() == TOTAL
+    assert last_epoch(training__num_epochs=1, training__min_steps=TOTAL - 1) == 0
+    assert last_epoch.checkpoints.latest_step() == TOTAL  # the last epoch is completed
     assert f"of {TOTAL}" in (last_epoch.workdir / "run.log").read_text()
 
 
@@ -336,7 +339,7 @@ def test_a_folder_renamed_during_a_run_is_created_again(
 
 
 def described_data(glosses=None) -> types.SimpleNamespace:
-    """Return the part of RunData that a workdir's description is made of."""
+    """Return the part of RunData that `write_description` writes into a workdir."""
     return types.SimpleNamespace(
         config=Config(),
         tokenizer=learn_gloss_vocabulary(["A B"]),
@@ -356,29 +359,29 @@ def test_a_workdir_has_the_gloss_vocabulary_if_there_is_one(tmp_path, glosses):
     assert (labels and labels.tokens) == (glosses and glosses.tokens)
 
 
-@pytest.mark.parametrize("left", ["nothing", "an_empty_folder", "all_but_the_lock"])
-def test_a_workdir_is_created_again_with_its_description(tmp_path, caplog, left):
+@pytest.mark.parametrize("remaining", ["nothing", "an_empty_folder", "all_but_the_lock"])
+def test_a_workdir_is_created_again_with_its_description(tmp_path, caplog, remaining):
     workdir = Workdir.create(tmp_path / "run")
     data = described_data()
     write_description(data, workdir, None)
     with lock_workdir(workdir) as lock:
-        if left == "all_but_the_lock":
+        if remaining == "all_but_the_lock":
             workdir.lock_file.unlink()
         else:
             workdir.path.rename(tmp_path / "renamed")
-        if left == "an_empty_folder":
+        if remaining == "an_empty_folder":
             workdir.path.mkdir()
         assert not lock.holds()
         recreate_workdir(data, workdir, lock, None)
         assert lock.holds() and workdir.checkpoints.is_dir()
     assert workdir.read_config() == Config()
     assert workdir.tokenizer_json.exists() and workdir.origin_json.exists()
-    created = left != "all_but_the_lock"
+    created = remaining != "all_but_the_lock"
     assert ("is gone, renamed or deleted" in caplog.text) == created
     assert workdir.run_log.exists() == created
 
 
-def test_outside_slurm_a_run_to_be_requeued_does_not_start(tmp_path, monkeypatch):
+def test_requeue_outside_slurm_is_refused_at_the_start(tmp_path, monkeypatch):
     monkeypatch.delenv("SLURM_JOB_ID", raising=False)
     with pytest.raises(ConfigError, match="--requeue was given, but this is not a Slurm job"):
         train_run(Config(), tmp_path / "run", strict_restore=False, requeue=True, profile=None)
@@ -387,7 +390,7 @@ def test_outside_slurm_a_run_to_be_requeued_does_not_start(tmp_path, monkeypatch
 
 @pytest.fixture
 def finished(run, trained, monkeypatch):
-    """`run` in a copy of the finished workdir, and the signals that a requeue was asked for."""
+    """(`run` in a copy of the finished workdir, the signals that `requeue_after` gets)."""
     shutil.copytree(trained.workdir, run.workdir)
     requeued = []
     monkeypatch.setattr("signvit_jax.training.run.requeue_after", requeued.append)
@@ -395,7 +398,7 @@ def finished(run, trained, monkeypatch):
     return run, requeued
 
 
-def test_a_start_reports_the_lock_it_took_over(finished, capfd):
+def test_a_start_reports_a_lock_that_it_takes_over(finished, capfd):
     run, _ = finished
     assert run() == 0
     assert "took over" not in capfd.readouterr().err
@@ -423,7 +426,7 @@ def test_a_job_is_requeued_only_on_request(finished, trained):
     assert requeued == [0]
 
 
-def test_checkpoints_without_a_config_are_not_taken_for_a_run(run, trained, capfd):
+def test_a_workdir_with_checkpoints_but_no_config_is_refused(run, trained, capfd):
     shutil.copytree(trained.workdir / "checkpoints", run.workdir / "checkpoints")
     assert run() == 2
     assert "no config.json" in capfd.readouterr().err

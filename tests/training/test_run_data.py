@@ -13,8 +13,8 @@ from signvit_jax.training.run_data import RunData
 CHINESE = ["今天的天气很好。", "明天我去学校。", "我喜欢看电影。"]
 
 
-class Clips:
-    """A data set of texts alone; a split that is None cannot be read."""
+class TextDataset:
+    """A data set that has only texts and glosses. Reading a split that is None fails."""
 
     def __init__(self, splits, keypoint_layout=None):
         self.splits = splits
@@ -33,27 +33,28 @@ class Clips:
 
 
 def run_data(groups=None, keypoint_layout=None, **splits):
-    return RunData(from_mapping(groups or {}), Clips(splits, keypoint_layout))
+    """Return RunData; `groups`: groups of the config, `splits`: texts or (text, gloss) pairs."""
+    return RunData(from_mapping(groups or {}), TextDataset(splits, keypoint_layout))
 
 
 def test_a_metric_that_perfect_outputs_do_not_reach_is_refused():
-    words = {"train": ["hello"] * 3, "validation": ["hello", "good morning"]}
+    short_texts = {"train": ["hello"] * 3, "validation": ["hello", "good morning"]}
     message = (
         r"best_metric is 'bleu4'.*2 texts of 'validation'.* would have 0 .*"
         "allowed here: 'chrf', 'wer', 'loss'"
     )
     with pytest.raises(ConfigError, match=message):
-        run_data({"training": {"best_metric": "bleu4"}}, **words)
+        run_data({"training": {"best_metric": "bleu4"}}, **short_texts)
     for metric in ("chrf", "wer", "loss"):
-        run_data({"training": {"best_metric": metric}}, **words)
+        run_data({"training": {"best_metric": metric}}, **short_texts)
 
 
 def test_bleu_is_allowed_where_perfect_outputs_reach_it():
-    wanted = {"training": {"best_metric": "bleu4"}}
-    run_data(wanted, train=["this is a sentence"], validation=["this is a sentence", "short"])
-    run_data(wanted, train=CHINESE, validation=CHINESE)
+    bleu = {"training": {"best_metric": "bleu4"}}
+    run_data(bleu, train=["this is a sentence"], validation=["this is a sentence", "short"])
+    run_data(bleu, train=CHINESE, validation=CHINESE)
     with pytest.raises(ConfigError, match="'bleu4'"):
-        run_data(wanted | {"evaluation": {"tokenize": "13a"}}, train=CHINESE, validation=CHINESE)
+        run_data(bleu | {"evaluation": {"tokenize": "13a"}}, train=CHINESE, validation=CHINESE)
 
 
 def test_unknown_tokens_of_every_split_are_logged(caplog):
@@ -83,22 +84,23 @@ def test_crops_of_faces_need_keypoints_of_faces():
     texts = {"train": ["a b c d"], "validation": ["a b c d"]}
     crops = {"model": {"encoder": {"crops": "hands_face"}}}
     hands = KeypointLayout("hands", ("left_hand", "right_hand"))
-    asked = crops | {"data": {"keypoints": "auto"}}
-    for groups, layout, shown in (
+    with_keypoints = crops | {"data": {"keypoints": "auto"}}
+    for groups, layout, keypoints in (
         (crops, DRAWN, "no keypoints"),
-        (asked, None, "no keypoints"),
-        (asked, hands, "the keypoints of 'hands'"),
+        (with_keypoints, None, "no keypoints"),
+        (with_keypoints, hands, "the keypoints of 'hands'"),
     ):
-        with pytest.raises(ConfigError, match=f"'hands_face', but the batches have {shown}, .*"):
+        message = f"'hands_face', but the batches have {keypoints}, .*"
+        with pytest.raises(ConfigError, match=message):
             run_data(groups, layout, **texts)
-    assert run_data(asked, DRAWN, **texts).keypoint_layout == DRAWN
+    assert run_data(with_keypoints, DRAWN, **texts).keypoint_layout == DRAWN
 
 
 def test_a_loss_on_keypoints_needs_keypoints():
     texts = {"train": ["a b c d"], "validation": ["a b c d"]}
     weight = {"training": {"keypoint_weight": 0.5}}
-    asked = weight | {"data": {"keypoints": "auto"}}
-    for groups, layout in ((weight, DRAWN), (asked, None)):
+    with_keypoints = weight | {"data": {"keypoints": "auto"}}
+    for groups, layout in ((weight, DRAWN), (with_keypoints, None)):
         with pytest.raises(ConfigError, match=r"keypoint_weight is 0\.5, but the batches have no"):
             run_data(groups, layout, **texts)
-    assert run_data(asked, DRAWN, **texts).num_keypoints == len(DRAWN.points)
+    assert run_data(with_keypoints, DRAWN, **texts).num_keypoints == len(DRAWN.points)

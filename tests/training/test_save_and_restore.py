@@ -14,19 +14,22 @@ from signvit_jax.training.step_programs import StepPrograms
 pytestmark = pytest.mark.usefixtures("light_jax")
 
 
-def test_a_seed_is_data_of_the_first_program_not_part_of_it(trained, tmp_path, monkeypatch):
-    seed = 2**32 + 3  # more bits than the key reads
+def test_the_seed_is_an_argument_of_the_compiled_program(trained, tmp_path, monkeypatch):
+    seed = 2**32 + 3  # a key is made of the lower 32 bits of a seed
     config = load_config(str(trained.config), [("training.seed", str(seed))])
     resolved = resolve_config(config, Workdir.create(tmp_path / "run"))
     data = RunData(resolved.config, resolved.dataset)
     programs = StepPrograms(data, data.train_batches(), None, thaws=False)
     as_constant = jax.jit(programs.initial_state, out_shardings=programs.shardings)()
 
-    given = []
+    seeds = []
     original = programs.initial_state
-    monkeypatch.setattr(
-        programs, "initial_state", lambda seed: given.append(seed) or original(seed)
-    )
+
+    def initial_state(seed):
+        seeds.append(seed)
+        return original(seed)
+
+    monkeypatch.setattr(programs, "initial_state", initial_state)
     as_argument = fresh_state(programs)
-    assert isinstance(given[0], jax.core.Tracer)
+    assert isinstance(seeds[0], jax.core.Tracer)
     jax.tree.map(np.testing.assert_array_equal, as_argument, as_constant)

@@ -40,7 +40,7 @@ def test_batches_have_the_shapes_that_are_compiled(dataset, keypoints):
     assert data.keypoint_layout == (DRAWN if keypoints == "auto" else None)
 
 
-def test_keypoints_that_are_required_must_be_there(tmp_path):
+def test_missing_required_keypoints_are_an_error(tmp_path):
     toy_dataset.write(tmp_path, train=[record("a", 4)], validation=[record("b", 4)])
     config = tiny_model.config(data__keypoints="required", model__ctc__target="text")
     with pytest.raises(ConfigError, match="was built without keypoints; allowed here: 'auto'"):

@@ -1,7 +1,7 @@
-"""Inside the guarded part of the train loop nothing is read from a device implicitly.
+"""The part of the train loop in `jax.transfer_guard` makes no implicit reads from a device.
 
-The guard of JAX does not see such reads on a CPU, where they copy nothing; on a GPU it would end
-the run. So reads are counted here instead.
+JAX's transfer guard does not detect such reads on a CPU, because there they copy nothing. On a GPU
+the guard would end the run. So this test records the reads itself.
 """
 
 import contextlib
@@ -18,7 +18,7 @@ READS = ("__float__", "__int__", "__bool__", "__index__", "__array__", "item", "
 
 
 def _is_explicit() -> bool:
-    """Return True if the read is `jax.device_get`'s, or in a function that allows transfers."""
+    """Return True if `jax.device_get`, or a module that may read from the device, reads."""
     return any(
         frame.function in ("device_get", "_device_get")
         or frame.filename.endswith("learning_rates.py")
@@ -28,36 +28,36 @@ def _is_explicit() -> bool:
 
 @pytest.fixture
 def implicit_reads(monkeypatch):
-    """Where arrays are read implicitly within `jax.transfer_guard`."""
-    inside, found = [], []
-    array = type(jax.numpy.zeros(()))
+    """The call stacks of implicit reads of arrays within `jax.transfer_guard`."""
+    guards, stacks = [], []  # guards: for each open guard, True if it disallows implicit reads
+    array_type = type(jax.numpy.zeros(()))
 
     @contextlib.contextmanager
     def guard(mode):
-        inside.append(mode == "disallow")
+        guards.append(mode == "disallow")
         try:
             yield
         finally:
-            inside.pop()
+            guards.pop()
 
-    def counted(name):
-        original = getattr(array, name)
+    def recording(name):
+        original = getattr(array_type, name)
 
         def read(self, *arguments, **named):
-            if inside and inside[-1] and not _is_explicit():
-                found.append("".join(traceback.format_stack(limit=3)[:2]))
+            if guards and guards[-1] and not _is_explicit():
+                stacks.append("".join(traceback.format_stack(limit=3)[:2]))
             return original(self, *arguments, **named)
 
         return read
 
     for name in READS:
-        monkeypatch.setattr(array, name, counted(name))
+        monkeypatch.setattr(array_type, name, recording(name))
     monkeypatch.setattr(jax, "transfer_guard", guard)
-    return found
+    return stacks
 
 
 @pytest.mark.long
-def test_the_train_loop_reads_no_device_implicitly(trained, tmp_path, implicit_reads):
+def test_the_train_loop_makes_no_implicit_device_reads(trained, tmp_path, implicit_reads):
     with tiny_run.light_jax(trained.cache):
         code = tiny_run.command(
             train.main, f"--config={trained.config}", f"--workdir={tmp_path / 'run'}"

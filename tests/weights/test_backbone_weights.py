@@ -1,4 +1,4 @@
-"""Backbones with the names of other programs: converted, resized and refused."""
+"""Backbones with the tensor names of other libraries: conversion, resizing and errors."""
 
 import jax
 import numpy as np
@@ -9,7 +9,7 @@ from signvit_jax.backbones import mobilenet_v3 as mobilenet
 from signvit_jax.backbones.vit import DenseViT
 from signvit_jax.config.schema import EncoderConfig
 from signvit_jax.layers.compute_policy import ComputePolicy
-from signvit_jax.weights import mobilenet_v3, timm_vit
+from signvit_jax.weights import mobilenet_v3, reference, timm_vit
 from signvit_jax.weights.mapping import WeightsError, flat_parameters
 from signvit_jax.weights.pretrained import read_pretrained
 from signvit_jax.weights.tensor_files import read_tensors, write_safetensors
@@ -31,26 +31,23 @@ def random_like(module) -> dict[str, np.ndarray]:
 @pytest.fixture(scope="module")
 def vit():
     """Random parameters of a ViT for images of 8 x 8 pixels."""
-    return random_like(
-        nnx.eval_shape(
-            lambda: DenseViT(
-                VIT, 8, policy=ComputePolicy(), rngs=nnx.Rngs(params=jax.random.key(0))
-            )
-        )
-    )
+
+    def make():
+        return DenseViT(VIT, 8, policy=ComputePolicy(), rngs=nnx.Rngs(params=jax.random.key(0)))
+
+    return random_like(nnx.eval_shape(make))
 
 
 @pytest.fixture(scope="module")
 def mobile():
-    return random_like(
-        nnx.eval_shape(
-            lambda: mobilenet.MobileNetV3(
-                mobilenet.mobilenet_v3_large_spec(0.1),
-                policy=ComputePolicy(),
-                rngs=nnx.Rngs(params=jax.random.key(0)),
-            )
-        )
-    )
+    """Random parameters of a MobileNet of a tenth of the width."""
+    spec = mobilenet.mobilenet_v3_large_spec(0.1)
+
+    def make():
+        rngs = nnx.Rngs(params=jax.random.key(0))
+        return mobilenet.MobileNetV3(spec, policy=ComputePolicy(), rngs=rngs)
+
+    return random_like(nnx.eval_shape(make))
 
 
 def shapes(parameters):
@@ -65,12 +62,10 @@ def same(ours, theirs):
 
 def test_a_timm_vit_converts_there_and_back(vit, tmp_path):
     theirs = timm_vit.from_ours(vit)
-    assert theirs["blocks.1.attn.qkv.weight"].shape == (24, 8) and theirs[
-        "patch_embed.proj.weight"
-    ].shape == (8, 3, 4, 4)
-    write_safetensors(
-        tmp_path / "vit.safetensors", theirs | {"head.weight": np.ones((3, 8), np.float32)}
-    )
+    assert theirs["blocks.1.attn.qkv.weight"].shape == (24, 8)
+    assert theirs["patch_embed.proj.weight"].shape == (8, 3, 4, 4)
+    with_classifier = theirs | {"head.weight": np.ones((3, 8), np.float32)}
+    write_safetensors(tmp_path / "vit.safetensors", with_classifier)
     file = read_pretrained(tmp_path / "vit.safetensors")
     assert (file.backbone, file.epsilon) == ("dense_vit", 1e-6)
     same(file.parameters(VIT, shapes(vit)), vit)
@@ -79,24 +74,10 @@ def test_a_timm_vit_converts_there_and_back(vit, tmp_path):
 @pytest.mark.parametrize("stacked", [False, True], ids=["separate blocks", "stacked"])
 def test_a_big_vision_vit_converts_there_and_back(vit, tmp_path, stacked):
     theirs = big_vision_names(timm_vit.from_ours(vit), heads=2)
-    assert theirs[
-        "Transformer/encoderblock_0/MultiHeadDotProductAttention_0/query/kernel"
-    ].shape == (8, 2, 4)
+    query = "Transformer/encoderblock_0/MultiHeadDotProductAttention_0/query/kernel"
+    assert theirs[query].shape == (8, 2, 4)
     if stacked:
-        inner = {
-            name.split("/", 2)[2]
-            for name in theirs
-            if name.startswith("Transformer/encoderblock_0/")
-        }
-        blocks = {
-            f"Transformer/encoderblock/{n}": np.stack(
-                [theirs[f"Transformer/encoderblock_{i}/{n}"] for i in range(2)]
-            )
-            for n in inner
-        }
-        theirs = {
-            name: value for name, value in theirs.items() if "encoderblock_" not in name
-        } | blocks
+        theirs = with_stacked_blocks(theirs)
     np.savez(tmp_path / "vit.npz", **{f"params/{name}": value for name, value in theirs.items()})
     file = read_pretrained(tmp_path / "vit.npz")
     same(file.parameters(VIT, shapes(vit)), vit)
@@ -116,10 +97,8 @@ def test_big_visions_key_is_part_of_the_fused_projection(vit):
 
 def test_positions_are_resized_without_the_class_token(vit):
     theirs = timm_vit.from_ours(vit)
-    rows = np.linspace(0, 1, 4, dtype=np.float32)
-    ramp = np.broadcast_to(rows[:, None, None], (4, 4, 8)).reshape(
-        1, 16, 8
-    )  # brighter from top to bottom
+    rows = np.linspace(0, 1, 4, dtype=np.float32)  # values rise from the top to the bottom
+    ramp = np.broadcast_to(rows[:, None, None], (4, 4, 8)).reshape(1, 16, 8)
     theirs["pos_embed"] = np.concatenate([vit["positions"][:, :1], ramp], axis=1)
     ours = timm_vit.to_ours(theirs, shapes(vit))["positions"]
     np.testing.assert_array_equal(ours[:, 0], vit["positions"][:, 0])
@@ -140,18 +119,25 @@ def test_torchvisions_mobilenet_converts_there_and_back(mobile):
         "features.1.block.0.0.weight",
         "features.16.1.running_var",
     } <= theirs.keys()
-    same(
-        mobilenet_v3.to_ours(
-            theirs
-            | {"classifier.0.bias": np.ones(3), "features.0.1.num_batches_tracked": np.ones(())},
-            shapes(mobile),
-        ),
-        mobile,
-    )
+    ignored = {"classifier.0.bias": np.ones(3), "features.0.1.num_batches_tracked": np.ones(())}
+    same(mobilenet_v3.to_ours(theirs | ignored, shapes(mobile)), mobile)
+
+
+def with_stacked_blocks(tensors):
+    """Return the tensors with those of both blocks stacked, as big_vision saves scanned layers."""
+    prefix = "Transformer/encoderblock"
+    stacked = {}
+    for name, tensor in tensors.items():
+        if name.startswith(f"{prefix}_0/"):
+            inner = name.removeprefix(f"{prefix}_0/")
+            stacked[f"{prefix}/{inner}"] = np.stack([tensor, tensors[f"{prefix}_1/{inner}"]])
+        elif not name.startswith(f"{prefix}_1/"):
+            stacked[name] = tensor
+    return stacked
 
 
 def big_vision_names(tensors, heads):
-    """timm's ViT with big_vision's names and layouts, the inverse of `to_timm`."""
+    """Return timm's ViT with big_vision's names and layouts, the inverse of `to_timm`."""
     names = {
         "patch_embed.proj.weight": "embedding/kernel",
         "patch_embed.proj.bias": "embedding/bias",
@@ -195,41 +181,43 @@ def big_vision_names(tensors, heads):
 
 
 def timm_names(theirs):
-    """torchvision's MobileNetV3-Large with timm's names, written block by block as in timm."""
-    stages = [1, 2, 3, 4, 2, 3, 1]
-    places = [(stage, block) for stage, count in enumerate(stages) for block in range(count)]
-    renamed = {}
-    for name, tensor in theirs.items():
-        _, number, *rest = name.split(".")
-        if number == "0":
-            renamed[{"0": "conv_stem", "1": "bn1"}[rest[0]] + "." + rest[1]] = tensor
-            continue
-        prefix = "blocks.{}.{}".format(*places[int(number) - 1])
-        if number == "16":
-            renamed[f"{prefix}.{ {'0': 'conv', '1': 'bn1'}[rest[0]] }.{rest[1]}"] = tensor
-            continue
-        parts = sorted(
-            {int(n.split(".")[3]) for n in theirs if n.startswith(f"features.{number}.block.")}
-        )
-        squeeze = next(
-            (p for p in parts if f"features.{number}.block.{p}.fc1.weight" in theirs), None
-        )
-        convolutions = [p for p in parts if p != squeeze]
-        place = int(rest[1])
-        if place == squeeze:
-            renamed[
-                f"{prefix}.se.{ {'fc1': 'conv_reduce', 'fc2': 'conv_expand'}[rest[2]] }.{rest[3]}"
-            ] = tensor
-            continue
-        at = convolutions.index(place)
-        names = (
-            ["conv_dw", "conv_pw"] if len(convolutions) == 2 else ["conv_pw", "conv_dw", "conv_pwl"]
-        )
-        renamed[f"{prefix}.{names[at] if rest[2] == '0' else f'bn{at + 1}'}.{rest[3]}"] = tensor
-    return renamed
+    """Return torchvision's MobileNetV3-Large with timm's names."""
+    return {timm_name(name, theirs): tensor for name, tensor in theirs.items()}
 
 
-def test_timms_mobilenet_is_torchvisions_with_other_names(mobile, tmp_path):
+def timm_name(name, all_names):
+    """Return timm's name of a tensor of torchvision's MobileNetV3-Large."""
+    _, number, *rest = name.split(".")
+    if number == "0":
+        module = {"0": "conv_stem", "1": "bn1"}[rest[0]]
+        return f"{module}.{rest[1]}"
+    blocks_of_stages = [1, 2, 3, 4, 2, 3, 1]
+    stage, block = 0, int(number) - 1
+    while block >= blocks_of_stages[stage]:
+        block -= blocks_of_stages[stage]
+        stage += 1
+    prefix = f"blocks.{stage}.{block}"
+    if number == "16":
+        module = {"0": "conv", "1": "bn1"}[rest[0]]
+        return f"{prefix}.{module}.{rest[1]}"
+    # A block is a list of convolutions, each with a norm, and perhaps squeeze-and-excitation.
+    inside = f"features.{number}.block."
+    parts = sorted({int(other.split(".")[3]) for other in all_names if other.startswith(inside)})
+    squeeze = [part for part in parts if f"{inside}{part}.fc1.weight" in all_names]
+    convolutions = [part for part in parts if part not in squeeze]
+    part = int(rest[1])
+    if part in squeeze:
+        module = {"fc1": "conv_reduce", "fc2": "conv_expand"}[rest[2]]
+        return f"{prefix}.se.{module}.{rest[3]}"
+    position = convolutions.index(part)
+    kernels = ["conv_dw", "conv_pw"]
+    if len(convolutions) == 3:
+        kernels = ["conv_pw", "conv_dw", "conv_pwl"]
+    module = kernels[position] if rest[2] == "0" else f"bn{position + 1}"
+    return f"{prefix}.{module}.{rest[3]}"
+
+
+def test_timms_mobilenet_converts_like_torchvisions(mobile, tmp_path):
     theirs = timm_names(mobilenet_v3.from_ours(mobile)) | {
         "conv_head.weight": np.ones((2, 2)),
         "classifier.bias": np.ones(2),
@@ -243,18 +231,11 @@ def test_timms_mobilenet_is_torchvisions_with_other_names(mobile, tmp_path):
         file.parameters(VIT, shapes(mobile))
 
 
-def test_a_translator_is_a_pretrained_backbone(vit, tmp_path):
-    names = {
-        "encoder.backbone." + name: value
-        for name, value in {"cls_token": vit["class_token"], "pos_embed": vit["positions"]}.items()
-    }
-    from signvit_jax.weights import reference
-
+def test_a_backbone_is_read_from_a_complete_translator(vit, tmp_path):
     theirs = reference.from_ours({f"encoder/backbone/{path}": value for path, value in vit.items()})
-    assert names.keys() <= theirs.keys()
-    write_safetensors(
-        tmp_path / "model.safetensors", theirs | {"ctc_head.0.bias": np.ones(3, np.float32)}
-    )
+    assert {"encoder.backbone.cls_token", "encoder.backbone.pos_embed"} <= theirs.keys()
+    with_head = theirs | {"ctc_head.0.bias": np.ones(3, np.float32)}
+    write_safetensors(tmp_path / "model.safetensors", with_head)
     same(read_pretrained(tmp_path / "model.safetensors").parameters(VIT, shapes(vit)), vit)
 
 
@@ -268,14 +249,14 @@ def test_all_tensors_that_do_not_fit_are_listed(vit, tmp_path):
     write_safetensors(tmp_path / "vit.safetensors", theirs)
     with pytest.raises(WeightsError) as caught:
         read_pretrained(tmp_path / "vit.safetensors").parameters(VIT, shapes(vit))
-    for words in (
+    for part in (
         "3 problems",
         "missing: norm.bias",
         "blocks.1.mlp.fc1.bias: shape (5,)",
         "left over: blocks.2.norm1.weight",
         "vit.safetensors",
     ):
-        assert words in str(caught.value)
+        assert part in str(caught.value)
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Conversion of single tensors: nothing of a tensor is dropped, and what does not fit is named."""
+"""The conversion of single tensors: no value is dropped, and tensors that do not fit are listed."""
 
 import numpy as np
 import pytest
@@ -12,7 +12,7 @@ def table(kind: str) -> NameTable:
 
 
 @pytest.mark.parametrize(
-    ("kind", "fits", "larger"),
+    ("kind", "fitting", "larger"),
     [
         ("pointwise", (4, 2, 1), (4, 2, 3)),
         ("depthwise", (4, 1, 5), (4, 2, 5)),
@@ -20,8 +20,8 @@ def table(kind: str) -> NameTable:
         ("conv1x1", (4, 2, 1, 1), (4, 2, 1, 3)),
     ],
 )
-def test_a_kernel_with_taps_that_we_lack_is_refused(kind, fits, larger):
-    tensor = np.arange(np.prod(fits), dtype=np.float32).reshape(fits)
+def test_a_kernel_with_more_taps_than_ours_is_refused(kind, fitting, larger):
+    tensor = np.arange(np.prod(fitting), dtype=np.float32).reshape(fitting)
     shape = {"pointwise": (2, 4), "depthwise": (5, 4), "conv1x1": (2, 4)}[kind]
     ours = to_ours(table(kind), {"weight": tensor}, {"kernel": shape})
     np.testing.assert_array_equal(from_ours(table(kind), ours)["weight"], tensor)
@@ -36,7 +36,7 @@ def test_patches_of_another_form_but_equal_size_are_refused(kernel):
 
 
 @pytest.mark.parametrize("size", [4, 16])
-def test_patches_with_motion_channels_are_no_reference_tensor(size):
+def test_a_patch_kernel_with_motion_channels_has_no_reference_tensor(size):
     path = "encoder/backbone/embed/project/kernel"
     with pytest.raises(WeightsError, match=f"the reference has no tensor for our parameter {path}"):
         reference.from_ours({path: np.ones((size * size * 6, 36), np.float32)})
@@ -45,15 +45,15 @@ def test_patches_with_motion_channels_are_no_reference_tensor(size):
 
 
 @pytest.mark.parametrize(
-    ("missing", "words"),
+    ("missing", "message"),
     [
         (1, r"\(1 problem\)"),
         (20, r"\(20 problems\)"),
         (23, r"\(23 problems\):(\n.*){20}\n.*3 more$"),
     ],
 )
-def test_problems_are_counted_and_twenty_are_shown(missing, words):
+def test_problems_are_counted_and_twenty_are_shown(missing, message):
     shapes = {f"layer{number}": (2,) for number in range(missing)}
-    own = NameTable("this model", source=Source)
-    with pytest.raises(WeightsError, match=words):
-        to_ours(own, {}, shapes)
+    our_names = NameTable("this model", source=Source)
+    with pytest.raises(WeightsError, match=message):
+        to_ours(our_names, {}, shapes)

@@ -1,4 +1,4 @@
-"""PyTorch's checkpoints are read as weights only."""
+"""Checkpoints of PyTorch, from which only weights are read."""
 
 import sys
 
@@ -9,7 +9,7 @@ from signvit_jax.weights.mapping import WeightsError
 from signvit_jax.weights.tensor_files import read_tensors
 
 
-def test_without_torch_the_error_installs_it(tmp_path, monkeypatch):
+def test_without_torch_the_error_shows_how_to_install_it(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "torch", None)
     (tmp_path / "a.pt").write_bytes(b"")
     with pytest.raises(WeightsError, match=r"not installed: pip install .torch>="):
@@ -30,17 +30,17 @@ def test_a_checkpoint_is_read_without_prefixes_of_wrappers(tmp_path):
 
 def test_a_checkpoint_with_other_objects_is_not_unpickled(tmp_path):
     torch = pytest.importorskip("torch")
-    torch.save({"model": {"a": torch.ones(1)}, "trap": _Trap()}, tmp_path / "a.pt")
+    torch.save({"model": {"a": torch.ones(1)}, "other": _OtherObject()}, tmp_path / "a.pt")
     with pytest.raises(WeightsError, match="weights alone"):
         read_tensors(tmp_path / "a.pt")
-    assert not _Trap.sprung
+    assert not _OtherObject.was_unpickled
 
 
-class _Trap:
-    sprung = False
+class _OtherObject:
+    was_unpickled = False
 
     def __setstate__(self, state):
-        type(self).sprung = True
+        type(self).was_unpickled = True
 
     def __getstate__(self):
         return {"a": 1}

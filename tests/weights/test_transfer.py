@@ -1,4 +1,4 @@
-"""What a model takes from another one: whole layers, and the rows of shared tokens."""
+"""Parameters that a model copies from another one: complete layers, and rows of shared tokens."""
 
 import numpy as np
 import pytest
@@ -26,7 +26,7 @@ def shapes_of(config, vocabularies) -> dict:
 
 
 def source(vocabularies=None, **changes) -> SourceModel:
-    """A model whose numbers are all different."""
+    """Return a model with random parameters."""
     config = tiny_model.config(**changes)
     vocabularies = vocabularies or Vocabularies(OLD)
     rng = np.random.default_rng(0)
@@ -37,19 +37,20 @@ def source(vocabularies=None, **changes) -> SourceModel:
     return SourceModel("runs/old", "the weights of step 3", config, vocabularies, params)
 
 
-def plan(given: SourceModel, vocabularies=None, **changes):
+def plan(source_model: SourceModel, vocabularies=None, **changes):
+    """Return what a new model with these vocabularies and changes of the config copies."""
     config = tiny_model.config(**changes)
     vocabularies = vocabularies or Vocabularies(NEW)
-    return plan_transfer(given, config, vocabularies, shapes_of(config, vocabularies))
+    return plan_transfer(source_model, config, vocabularies, shapes_of(config, vocabularies))
 
 
-def test_everything_but_the_vocabulary_is_taken_whole():
-    given = source()
-    found = plan(given)
+def test_all_parameters_but_the_vocabulary_are_copied_completely():
+    params = source().params
+    found = plan(source())
     vocabulary = {"decoder/embedding", "ctc_head/out/kernel", "ctc_head/out/bias"}
     assert found.rows.keys() == vocabulary
-    assert found.whole.keys() == given.params.keys() - vocabulary
-    assert all(np.array_equal(found.whole[path], given.params[path]) for path in found.whole)
+    assert found.whole.keys() == params.keys() - vocabulary
+    assert all(np.array_equal(found.whole[path], params[path]) for path in found.whole)
     assert found.left == []
 
 
@@ -63,7 +64,7 @@ def test_shared_tokens_keep_their_rows_by_text():
         assert [token for token, row in zip(NEW.tokens, rows) if row < 0] == ["a", "red"]
 
 
-def test_what_is_known_new_and_unused_is_reported():
+def test_known_new_and_unused_tokens_are_reported():
     found = plan(source())
     assert found.taken[1] == (
         "6 of 8 tokens are known there and keep their rows; new: 2 ('a', 'red'); "
@@ -72,7 +73,7 @@ def test_what_is_known_new_and_unused_is_reported():
     assert found.taken[2].startswith("6 of 8 CTC labels are known there")
 
 
-def test_the_same_model_is_taken_completely():
+def test_all_parameters_of_the_same_model_are_copied():
     found = plan(source(), Vocabularies(OLD))
     count = len(found.whole) + len(found.rows)
     sizes = sum(value.size for value in source().params.values())
@@ -88,7 +89,7 @@ def test_special_tokens_keep_their_rows_under_other_names(tmp_path):
     assert rows.tolist() == [OLD.pad_id, OLD.unk_id, OLD.bos_id, OLD.eos_id, 5]
 
 
-def test_labels_of_ctc_have_a_vocabulary_of_their_own():
+def test_ctc_labels_have_their_own_vocabulary():
     old = Vocabularies(OLD, learn_gloss_vocabulary(["HOUSE BIG", "BIG"]))
     new = Vocabularies(NEW, learn_gloss_vocabulary(["RED HOUSE"]))
     gloss = {"model__ctc__target": "gloss"}
@@ -107,7 +108,7 @@ def test_a_layer_of_another_width_starts_from_random_values():
     found = plan(source(model__decoder__ff_dim=32))
     layer = "decoder/layers/0/feed_forward"
     assert not [path for path in found.whole if path.startswith(f"{layer}/expand")]
-    # The bias would fit; without its matrix it is worth nothing.
+    # The bias has the same shape, but it is not copied without its kernel.
     assert f"{layer}/contract/bias" not in found.whole
     assert f"{layer}_norm/scale" in found.whole
     shapes, keys = found.left
@@ -123,7 +124,7 @@ def test_parameters_without_a_place_are_listed():
     assert "decoder/norm/bias (missing there)" in missing.left[0]
 
 
-def test_what_shapes_do_not_show_is_listed():
+def test_differences_of_the_config_that_change_no_shape_are_listed():
     found = plan(source(), data__mean=[0.5, 0.5, 0.5], training__seed=3)
     assert found.left == [
         "the models differ: config.data.mean is (0.5, 0.5, 0.5), there (0.485, 0.456, 0.406)"
@@ -155,8 +156,7 @@ def test_a_backbone_that_hardly_fits_is_refused():
         plan(source(), model__encoder__vit_num_layers=3)
 
 
-def test_statistics_of_batch_norm_are_taken():
-    given = source(**tiny_model.MOBILENET)
-    found = plan(given, **tiny_model.MOBILENET)
+def test_statistics_of_batch_norm_are_copied():
+    found = plan(source(**tiny_model.MOBILENET), **tiny_model.MOBILENET)
     assert "encoder/backbone/stem/norm/var" in found.whole
     assert found.left == []

@@ -1,4 +1,4 @@
-"""A complete model from a workdir to a file, and from a file to a workdir."""
+"""The conversion of a complete model, from a workdir to a file and from a file to a workdir."""
 
 from pathlib import Path
 
@@ -19,6 +19,7 @@ VECTORS = Path(__file__).parents[1] / "fixtures" / "translator_small.npz"
 
 
 def description(workdir):
+    """Return the texts that are saved with the weights."""
     return {
         "config": workdir.config_json.read_text(),
         "tokenizer": workdir.tokenizer_json.read_text(),
@@ -35,33 +36,27 @@ def test_a_workdir_converts_to_a_file_and_back_and_trains(trained, tmp_path):
     model = load_trained(trained.workdir)
     file, workdir = tmp_path / "model.safetensors", tmp_path / "converted"
     assert export_safetensors(file, model.params, description(model.workdir)) == "reference"
-    assert read_description(file)[
-        "names"
-    ] == "reference" and "decoder.embed.weight" in read_tensors(file)
+    assert read_description(file)["names"] == "reference"
+    assert "decoder.embed.weight" in read_tensors(file)
     assert tiny_run.command(convert.main, f"--weights={file}", f"--workdir={workdir}") == 0
-    back = load_trained(workdir)
-    same(back.params, model.params)
-    assert back.tokenizer.tokens == model.tokenizer.tokens
+    converted = load_trained(workdir)
+    same(converted.params, model.params)
+    assert converted.tokenizer.tokens == model.tokenizer.tokens
 
-    assert (
-        tiny_run.command(convert.main, f"--weights={file}", f"--workdir={workdir}") == 2
-    )  # it holds a checkpoint
+    # A second conversion is refused, because the workdir has a checkpoint.
+    assert tiny_run.command(convert.main, f"--weights={file}", f"--workdir={workdir}") == 2
     assert tiny_run.command(train.main, f"--config={trained.config}", f"--workdir={workdir}") == 0
     assert "starting from the converted weights" in (workdir / "run.log").read_text()
     reader = CheckpointReader(workdir / "checkpoints")
-    moved = reader.restore_params("last", prefer_ema=False)
-    assert moved.step == tiny_run.STEPS_PER_EPOCH * tiny_run.EPOCHS
-    # Still near the start: so few steps do not change the weights much.
-    apart = [
-        np.abs(a - b).max()
-        for a, b in zip(
-            jax.tree.leaves(moved.params), jax.tree.leaves(jax.device_get(model.params))
-        )
-    ]
-    assert 0.0 < max(apart) < 0.2
+    after_training = reader.restore_params("last", prefer_ema=False)
+    assert after_training.step == tiny_run.STEPS_PER_EPOCH * tiny_run.EPOCHS
+    # These few steps change the weights only a little, which shows that they are the start.
+    before, after = jax.tree.leaves(model.params), jax.tree.leaves(after_training.params)
+    changes = [np.abs(new - np.asarray(old)).max() for old, new in zip(before, after)]
+    assert 0.0 < max(changes) < 0.2
 
 
-def test_models_unlike_the_reference_have_our_own_names(tmp_path):
+def test_models_unlike_the_reference_are_saved_with_our_names(tmp_path):
     options = tiny_model.MOBILENET | {
         "model__decoder__final_norm": True,
         "model__ctc__tied": True,
@@ -90,9 +85,8 @@ def test_the_references_checkpoint_becomes_a_workdir(tmp_path, capsys):
         f"--workdir={tmp_path / 'reference'}",
         f"--tokenizer={vocabulary}",
     ]
-    vocabulary.write_text(
-        "\n".join(entries + [f"word{i}" for i in range(words - len(entries))]) + "\n"
-    )
+    all_entries = entries + [f"word{i}" for i in range(words - len(entries))]
+    vocabulary.write_text("\n".join(all_entries) + "\n")
     assert tiny_run.command(convert.main, *flags) == 0
     params = jax.device_get(load_trained(tmp_path / "reference").params)
     np.testing.assert_array_equal(
@@ -105,15 +99,10 @@ def test_the_references_checkpoint_becomes_a_workdir(tmp_path, capsys):
 
 
 def test_without_vocabulary_or_config_the_error_names_the_flag(tmp_path, capsys):
-    assert (
-        tiny_run.command(convert.main, f"--weights={VECTORS}", f"--workdir={tmp_path / 'a'}") == 2
-    )
+    workdir = f"--workdir={tmp_path / 'a'}"
+    assert tiny_run.command(convert.main, f"--weights={VECTORS}", workdir) == 2
     assert "--tokenizer=FILE" in capsys.readouterr().err
-    np.savez(tmp_path / "bare.npz", **{"decoder.embed.weight": np.ones((3, 2))})
-    assert (
-        tiny_run.command(
-            convert.main, f"--weights={tmp_path / 'bare.npz'}", f"--workdir={tmp_path / 'a'}"
-        )
-        == 2
-    )
+    without_config = tmp_path / "without_config.npz"
+    np.savez(without_config, **{"decoder.embed.weight": np.ones((3, 2))})
+    assert tiny_run.command(convert.main, f"--weights={without_config}", workdir) == 2
     assert "--config=" in capsys.readouterr().err
