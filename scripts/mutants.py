@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 _OPPOSITES = [("Eq", "NotEq"), ("Lt", "LtE"), ("Gt", "GtE"), ("In", "NotIn"), ("Is", "IsNot")]
-COMPARISONS = {**dict(_OPPOSITES), **{b: a for a, b in _OPPOSITES}}
+COMPARISONS = dict(_OPPOSITES) | {b: a for a, b in _OPPOSITES}  # each to the other of its pair
 OPERATORS = {
     "Add": "Sub",
     "Sub": "Add",
@@ -77,7 +77,7 @@ def mutants(source: str) -> Iterator[tuple[Located, ast.AST | None, str]]:
 
 
 def _without_effect(tree: ast.Module) -> set[int]:
-    """Return the ids of nodes that no test can notice: docstrings, annotations, decorators."""
+    """Return the id() of nodes that no test can notice: docstrings, annotations, decorators."""
     skipped = set()
     for node in ast.walk(tree):
         documented = isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef)
