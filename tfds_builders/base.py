@@ -202,9 +202,9 @@ class SignDatasetBuilder(tfds.core.GeneratorBasedBuilder):
         """
 
     def path_of(self, option: str, manual_dir: Path | None, default: str = "") -> Path:
-        """Return the value of an option of type Path; not given, it is `default` in `manual_dir`.
+        """Return the value of an option of type Path, or else the path `default` in `manual_dir`.
 
-        Raises BuildError without either.
+        Raises BuildError if neither the option nor `manual_dir` is given.
         """
         given: Path | None = self.options[option]
         if given:
@@ -266,9 +266,9 @@ class SignDatasetBuilder(tfds.core.GeneratorBasedBuilder):
     def settings(self) -> dict[str, object]:
         """Return every option that changes the result, as JSON values.
 
-        The number of workers is not among them, nor are paths and options `in_fingerprint`: what
-        was read by those is in `fingerprint`. Without keypoints there is no key for them, as in
-        earlier releases.
+        The number of workers is not among them. Neither are paths and options `in_fingerprint`,
+        because `fingerprint` covers what was read from them. Without keypoints there is no key for
+        them, as in earlier releases.
         """
         builder_options = {
             option.name: self.options[option.name]
@@ -285,7 +285,7 @@ class SignDatasetBuilder(tfds.core.GeneratorBasedBuilder):
         return encoding | fractions | builder_options
 
     def sources(self) -> dict[str, str]:
-        """Return what the user gave to read from: paths, and options `in_fingerprint`."""
+        """Return the options that name the sources: paths, and options `in_fingerprint`."""
         folder = self._keypoint_folders.get(self._keypoints)
         paths = {} if folder is None else {"keypoint_folder": os.path.abspath(folder)}
         paths |= {
@@ -302,8 +302,8 @@ class SignDatasetBuilder(tfds.core.GeneratorBasedBuilder):
     def fingerprint(self, splits: dict[str, list[Clip]]) -> str:
         """Return a digest of all annotations, splits and sizes of video and keypoint files.
 
-        The wording of the reasons in `_table_problems` is part of it: another wording makes a data
-        set that is built already look changed.
+        It includes the reasons in `_table_problems`, so a change of their wording makes a data set
+        that is built already look changed.
         """
         digest = hashlib.sha256()
         source = self.encoding.keypoints
@@ -334,7 +334,7 @@ class SignDatasetBuilder(tfds.core.GeneratorBasedBuilder):
     ) -> dict[str, Generator[tuple[int, EncodedClip | Problem]]]:
         """Return `_generate_examples` of each split for the clips that have no finished shard.
 
-        Finished shards of an earlier, killed build count.
+        Shards that an earlier, killed build has finished are reused.
         """
         not_given = any(
             option.type is Path and not option.optional and self.options[option.name] is None
@@ -413,12 +413,9 @@ class SignDatasetBuilder(tfds.core.GeneratorBasedBuilder):
                     self.warnings.append(
                         f"the split {name!r} is empty: none of its clips could be read"
                     )
-        self.problems += [
-            problem
-            for writer in self._writers.values()
-            for journal in writer.journals
-            for problem in journal.problems
-        ]
+        for writer in self._writers.values():
+            for journal in writer.journals:
+                self.problems += journal.problems
         if not infos:
             self._clear_shards()
             raise NoReadableMedia(
@@ -447,15 +444,12 @@ class SignDatasetBuilder(tfds.core.GeneratorBasedBuilder):
             for name, writer in self._writers.items()
             if any(journal.entries for journal in writer.journals)
         }
-        entries = {
-            name: [entry for journal in writer.journals for entry in journal.entries]
-            for name, writer in written.items()
-        }
-        digests = {
-            name: [digest for journal in writer.journals for digest in journal.digests]
-            for name, writer in written.items()
-        }
-        found = audit(entries, digests, self.SHARED_VIDEOS, self.SIGNER_INDEPENDENT)
+        entries: dict[str, list[schema.IndexEntry]] = {}
+        digests: dict[str, list[str]] = {}
+        for name, writer in written.items():
+            entries[name] = [entry for journal in writer.journals for entry in journal.entries]
+            digests[name] = [digest for journal in writer.journals for digest in journal.digests]
+        audited = audit(entries, digests, self.SHARED_VIDEOS, self.SIGNER_INDEPENDENT)
         media = media_notes(
             journal.notes for writer in written.values() for journal in writer.journals
         )
@@ -472,9 +466,9 @@ class SignDatasetBuilder(tfds.core.GeneratorBasedBuilder):
             + rest_sentences({name: split.rest for name, split in summaries.items()})
             + media_sentences(media)
             + (keypoint_sentences(keypoints) if keypoints else [])
-            + notes(found),
+            + notes(audited),
             "media": media,
-            **found,
+            **audited,
             "failed": [dataclasses.asdict(problem) for problem in self.problems],
             **({"keypoints": keypoints} if keypoints else {}),
         }
@@ -495,7 +489,7 @@ class SignDatasetBuilder(tfds.core.GeneratorBasedBuilder):
 
 
 def mean_clip_bytes(clips: Sequence[Clip], encoding: Encoding, sampled: int = 8) -> float:
-    """Return the mean bytes of a stored clip, estimated by encoding `sampled` clips.
+    """Return the mean size of a stored clip in bytes, estimated by encoding `sampled` clips.
 
     0 if none of these can be read.
     """
@@ -528,9 +522,9 @@ def _pose_source(folder: Path | None) -> KeypointSource:
 
 
 def _media_size(clip: Clip) -> int:
-    """Bytes of the video file, or the number of files of a folder of images.
+    """Bytes of the video file, or the number of files of a folder of images; -1 for a drawn clip.
 
-    It is fast, and other content rarely has the same size. -1 for a drawn clip.
+    This is fast to read, and changed content rarely has the same size.
     """
     if clip.path is None:
         return -1

@@ -526,7 +526,12 @@ class Translator:
         if not self.model.ctc_gives_times or predictor.config.rest_detection == "motion":
             return None
         decoding = _Decoding("ctc", 0, self._detector(predictor))
-        return lambda windows: [by_decoder["ctc"].ctc_signs for by_decoder in self._decode(windows, decoding)]
+
+        def detect(windows: Sequence[VideoWindow]) -> list[Sequence[CtcSign]]:
+            decoded = self._decode(windows, decoding)
+            return [by_decoder["ctc"].ctc_signs for by_decoder in decoded]
+
+        return detect
 
     def _detector(self, predictor: Predictor) -> Predictor:
         """CTC alone, which finds the rests of a recording."""
@@ -564,7 +569,7 @@ class Translator:
 
         Models differ in how much evidence signing gives. So the threshold is at most what
         validation has measured in signed clips. If nothing was measured, the default of
-        `rest_evidence` does not apply, and every clip counts as signed.
+        `rest_evidence` does not apply, and no clip has too little evidence.
         """
         measured = self.model.min_evidence
         if math.isinf(measured) and config.rest_evidence == InferenceConfig.rest_evidence:

@@ -1,7 +1,8 @@
 """Clips of long recordings: annotation files (.eaf, .vtt, .srt), each with its video.
 
-A clip is called `<video>-<start>-<end>`, with the times of the annotation file in milliseconds, in
-eight digits. It keeps this name when other annotations of the recording are added or removed.
+A clip is called `<video>-<start>-<end>`. The times are those of the annotation file in
+milliseconds, with eight digits. The name does not change when other annotations of the recording
+are added or removed.
 """
 
 import collections
@@ -171,7 +172,7 @@ def subtitle_clips(
     language: str | None = None,
     encoding: str | None = None,
 ) -> ClipTable:
-    """Return the clips of a subtitle file, or of all in a folder: each cue is one.
+    """Return the clips of a subtitle file, or of all in a folder; each cue is a clip.
 
     The video of `a.en.vtt` is `a.en` or `a`. `language` chooses between `a.en.vtt` and `a.de.vtt`;
     `encoding` is as in `read_subtitles`. Raises AnnotationError if no file can be used.
@@ -293,15 +294,13 @@ def _in_language(files: Sequence[tuple[_File, str]], language: str | None) -> _F
     """Choose one of the subtitle files of a video. Raises LookupError with the reason."""
     listed = ", ".join(os.path.basename(file.path) for file, _ in files)
     if language:
-        wanted = language.casefold()
-        matching = [
-            (file, suffix)
-            for file, suffix in files
-            if any(
-                part == wanted or part.startswith(f"{wanted}-")
-                for part in suffix.casefold().replace("_", "-").split(".")
-            )
-        ]
+        language_tag = language.casefold()
+
+        def matches(suffix: str) -> bool:
+            tags = suffix.casefold().replace("_", "-").split(".")
+            return any(tag == language_tag or tag.startswith(f"{language_tag}-") for tag in tags)
+
+        matching = [(file, suffix) for file, suffix in files if matches(suffix)]
         if not matching:
             raise LookupError(f"no subtitles in the language {language!r}; there is {listed}")
         files = matching
