@@ -28,7 +28,7 @@ log = logging.getLogger(__name__)
 
 FORMAT = 1  # of meta.json; raised when earlier releases can no longer read what this one writes
 META = "meta.json"
-Meta = dict[str, Any]  # what a run notes in a checkpoint, JSON values
+Meta = dict[str, Any]  # notes of a run in a checkpoint, JSON values
 _Result = TypeVar("_Result")
 
 
@@ -148,11 +148,11 @@ class CheckpointReader:
             item = "ema" if averaged else "params"
             saved = self._saved_shapes(candidate, item)
             if target is None:
-                wanted = jax.tree.map(lambda leaf: np.empty(leaf.shape, leaf.dtype), saved)
+                template = jax.tree.map(lambda leaf: np.empty(leaf.shape, leaf.dtype), saved)
             else:
                 check_same(saved, target, item, folder)
-                wanted = target
-            arguments = ocp.args.Composite(**{item: ocp.args.StandardRestore(wanted)})
+                template = target
+            arguments = ocp.args.Composite(**{item: ocp.args.StandardRestore(template)})
             restored = self._orbax.restore(folder, args=arguments)
             meta, metrics = self._read_meta(candidate)
             return RestoredParams(candidate, restored[item], averaged, meta, metrics)
@@ -173,8 +173,8 @@ class CheckpointReader:
                 try:
                     result = read(step)
                 except Exception as error:
-                    # Errors that no damage explains: the manifest has shown the files to be as
-                    # written, or the error is one of ours (a mismatch), or memory ran out.
+                    # The step is not damaged if the manifest agrees with the files, if the error
+                    # is one of ours (a mismatch), or if memory ran out.
                     if not unchecked or isinstance(error, SignVitError) or is_out_of_memory(error):
                         raise
                     damage = [f"{MANIFEST}: missing, and reading failed ({type(error).__name__})"]

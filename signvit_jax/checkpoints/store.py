@@ -282,7 +282,7 @@ class CheckpointStore(CheckpointReader):
         return self._saving_score if step == self._saving else super()._score(step)
 
     def _write_manifest(self) -> None:
-        """Write the manifest. Orbax calls this on process 0, in a thread of its own.
+        """Write the manifest. Orbax calls this on process 0, in a background thread.
 
         Every file is written by then, and the folder still has its temporary name.
         """
@@ -293,7 +293,7 @@ class CheckpointStore(CheckpointReader):
         return [*self.folder.glob(f"{step}.orbax-checkpoint-tmp*"), self.folder / str(step)]
 
     def _clean_up_failed_save(self, error: BaseException) -> CheckpointError:
-        """Delete what a failed save left, which may be what fills the disk; return the error."""
+        """Delete the files of a failed save, which may fill the disk; return the error to raise."""
         step = self._saving
         self._saving = None
         self._saving_score = None
@@ -303,10 +303,10 @@ class CheckpointStore(CheckpointReader):
             for remains in self._folders_of(step)[:-1]:
                 shutil.rmtree(remains, ignore_errors=True)
             self._finish_replacing()
-        left = ", ".join(map(str, self.steps())) or "none"
+        steps = ", ".join(map(str, self.steps())) or "none"
         return CheckpointError(
             f"checkpoint {step} could not be saved to {self.folder}: "
-            f"{save_failure(error, self.folder)}. Checkpoints still there: {left}"
+            f"{save_failure(error, self.folder)}. Checkpoints still there: {steps}"
         )
 
     def _drop_manager(self) -> None:
@@ -315,7 +315,7 @@ class CheckpointStore(CheckpointReader):
             self._manager = None
 
     def _move_existing(self, step: int) -> None:
-        """Rename whatever has the name of the step that is to be saved."""
+        """Rename an existing folder that has the name of the step to be saved."""
         folder = self.folder / str(step)
         if folder.exists():
             self._rename_aside(step, "replaced" if is_checkpoint(folder) else "foreign")
