@@ -86,11 +86,11 @@ def evaluate(
         process_index=jax.process_index(),
         process_count=jax.process_count(),
     )
-    found = predictor.predict_split(params, batches, should_stop, on_batch)
+    by_position = predictor.predict_split(params, batches, should_stop, on_batch)
     if should_stop():
         return None
 
-    entries = [split.index[position] for position in found]
+    entries = [split.index[position] for position in by_position]
     scores: dict[str, Scores] = {}
     confidence: dict[str, DecoderConfidence] = {}
     phoenix_rates: dict[str, float] = {}
@@ -98,7 +98,7 @@ def evaluate(
         is_gloss = decoder in gloss_decoders
         pairs = [
             (entry.gloss if is_gloss else entry.text, hypotheses[decoder])
-            for entry, hypotheses in zip(entries, found.values())
+            for entry, hypotheses in zip(entries, by_position.values())
             if entry.gloss or not is_gloss
         ]
         references = [reference for reference, _ in pairs]
@@ -118,7 +118,7 @@ def evaluate(
         decoders=scores,
         predictions=tuple(
             _prediction(entry, hypotheses, scored, columns)
-            for entry, hypotheses in zip(entries, found.values())
+            for entry, hypotheses in zip(entries, by_position.values())
         ),
         gloss_decoders=tuple(gloss_decoders),
         unknown=dict(tokenizer.unknown([entry.text for entry in entries]).most_common()),

@@ -54,16 +54,18 @@ class RunCalibration:
         validation = self._data.validation
         return Calibration(step, self._data.config.data.name, validation.name, 0, {}, self.lexicon)
 
-    def keep(self, found: Mapping[int, Mapping[str, Hypothesis]], step: int) -> None:
+    def keep(self, by_position: Mapping[int, Mapping[str, Hypothesis]], step: int) -> None:
         """Fit and write the scales, by the hypotheses of all validation clips.
 
-        `found`: position in the split -> decoder -> hypothesis, with the same decoders for each.
+        `by_position`: position in the split -> decoder -> hypothesis; every clip has the same
+        decoders.
         """
         data, config = self._data, self._data.config
-        if not self.is_kept or not found or jax.process_index() != 0:
+        if not self.is_kept or not by_position or jax.process_index() != 0:
             return
         pairs = [
-            (data.validation.index[position], hypotheses) for position, hypotheses in found.items()
+            (data.validation.index[position], hypotheses)
+            for position, hypotheses in by_position.items()
         ]
         try:
             calibration = fit(
@@ -130,11 +132,11 @@ def calibrated(
         process_index=jax.process_index(),
         process_count=jax.process_count(),
     )
-    found = predictor.predict_split(model.weights, batches, should_stop, on_batch)
+    by_position = predictor.predict_split(model.weights, batches, should_stop, on_batch)
     if should_stop():
         return None
     calibration = fit(
-        [(split.index[position], hypotheses) for position, hypotheses in found.items()],
+        [(split.index[position], hypotheses) for position, hypotheses in by_position.items()],
         decoders,
         spells_glosses=model.gloss_tokenizer is not None,
         lexicon=lexicon,

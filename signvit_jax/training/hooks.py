@@ -196,7 +196,7 @@ class StepHooks:
 
 
 def _markdown_table(samples: Sequence[tuple[str, str]]) -> str:
-    """A table of references and hypotheses. A bar or a line break within a text ends no cell."""
+    """A table of references and hypotheses, without bars and line breaks that would end a cell."""
     lines = ["| reference | greedy |", "|---|---|"]
     for texts in samples:
         cells = (" ".join(text.split()).replace("|", "\\|") for text in texts)

@@ -69,9 +69,9 @@ class RunCheckpoints:
 
         The batches move to its data position. Raises CheckpointDamaged and CheckpointMismatch.
         """
-        wanted = self._programs.saved_state
+        target = self._programs.saved_state
         restored = self.store.restore(
-            wanted.params, _optimizer_items(wanted), wanted.ema, self._batches
+            target.params, _optimizer_items(target), target.ema, self._batches
         )
         if restored.meta["best"]["metric"] == self.best.metric:
             self.best = BestSoFar(**restored.meta["best"])
@@ -81,7 +81,7 @@ class RunCheckpoints:
         state = TrainState(
             params=restored.params,
             ema=restored.ema,
-            aux={name: items.pop(name) for name in wanted.aux},
+            aux={name: items.pop(name) for name in target.aux},
             thawed_at=self._restored_thawed_at(
                 restored.meta, restored.step, int(items["nonfinite_total"])
             ),
