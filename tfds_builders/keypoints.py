@@ -141,7 +141,7 @@ def file_source(clips: Sequence["Clip"], folder: str) -> tuple[KeypointSource | 
 def file_keypoints(
     clip: "Clip", source: KeypointSource, num_frames: int, fps: float
 ) -> ClipKeypoints:
-    """Return the keypoints of `num_frames` stored frames, `fps` per second, from the clip's file."""
+    """Return the keypoints of `num_frames` stored frames at `fps`, from the clip's file."""
     layout = source.layout
     path = keypoint_file(clip, source.folder)
     if path is None:

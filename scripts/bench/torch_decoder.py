@@ -57,7 +57,8 @@ class TorchDecoder:
         """
         num_cached = 0 if cache is None or cache[0] is None else cache[0][0].shape[2]
         length = tokens.shape[1]
-        x = self.embedding[tokens[:, num_cached:]] * self.width**0.5 + self.positions[num_cached:length]
+        embedded = self.embedding[tokens[:, num_cached:]] * self.width**0.5
+        x = embedded + self.positions[num_cached:length]
         for number, layer in enumerate(self.layers):
             query, key, value = (
                 self._split(part)

@@ -150,9 +150,12 @@ def _confidence(results: Results, decoder: str) -> str:
     """Table of all decoders' figures, and for `decoder` the share of right ones by confidence."""
     columns, rows = confidence_reliability.table_cells(results.confidence)
     tables = table(columns, _escape(rows))
-    if found := results.confidence.get(decoder):
-        for kind, bins in (("sentences", found.sentence.bins), ("words", found.word.bins)):
-            rows = [[_bar(one.confidence), _bar(one.right), f"{one.count:,}"] for one in bins]
+    if confidence := results.confidence.get(decoder):
+        by_kind = {"sentences": confidence.sentence, "words": confidence.word}
+        for kind, measured in by_kind.items():
+            rows = [
+                [_bar(one.confidence), _bar(one.right), f"{one.count:,}"] for one in measured.bins
+            ]
             tables += f"<h3>{text(decoder)}, {kind}</h3>"
             tables += table(["confidence", "right", kind], rows)
     return tables
@@ -319,7 +322,7 @@ def _heat_map(heat_map: HeatMap) -> str:
     color = np.broadcast_to(np.array(_HEAT_MAP_COLOR, np.uint8), (*opacity.shape, 3))
     rgba = Image.fromarray(np.concatenate([color, opacity[..., None]], axis=-1))
     tokens = "".join(f"<span>{text(token)}</span>" for token in heat_map.tokens)
-    # The height is that of the tokens' lines: scaled by its own proportions it would not match.
+    # The height is that of the tokens' lines, so that each row of the map is beside its token.
     height = f'alt="" style="height:{1.25 * len(heat_map.tokens)}rem"'
     return (
         f"<figure><figcaption>{text(heat_map.title)}, time from left to right</figcaption>"
