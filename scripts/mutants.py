@@ -137,8 +137,8 @@ class Mutant:
 
 def all_mutants(root: Path, files: Sequence[str], lines: range) -> list[Mutant]:
     """Return the mutants in `lines` of files, in an order that is random but always the same."""
-    found = [mutant for file in files for mutant in _mutants_of_file(root, file, lines)]
-    return sorted(found, key=lambda mutant: mutant.id)
+    mutants = [mutant for file in files for mutant in _mutants_of_file(root, file, lines)]
+    return sorted(mutants, key=lambda mutant: mutant.id)
 
 
 def _mutants_of_file(root: Path, file: str, lines: range) -> Iterator[Mutant]:

@@ -284,15 +284,15 @@ def _end_orphans() -> None:
 
 def _children() -> list[int]:
     """Return the ids of this process's children."""
-    found = []
+    ids = []
     for process in Path("/proc").glob("[0-9]*"):
         try:
             after_name = (process / "stat").read_text().rpartition(") ")[2]
         except OSError:  # it has ended
             continue
         if int(after_name.split()[1]) == os.getpid():  # its parent
-            found.append(int(process.name))
-    return found
+            ids.append(int(process.name))
+    return ids
 
 
 def try_all(
@@ -303,16 +303,16 @@ def try_all(
     Fills `workers` with the processes that it starts. Returns a result, or None, for each mutant.
     """
     endings = tuple(arguments.files.split(","))  # ("",) without --files: all names end with ""
-    wanted = all_mutants(ROOT, [file for file in FILES if file.endswith(endings)], arguments.lines)
+    mutants = all_mutants(ROOT, [file for file in FILES if file.endswith(endings)], arguments.lines)
     results: dict[str, dict] = {}  # id of a mutant -> its entry in the file of --results
     if arguments.results.exists():
         for line in arguments.results.read_text().splitlines():
             entry = json.loads(line)
             results[entry["id"]] = entry
-    done = set(results)
+    finished = set(results)
     if arguments.again:
-        done = {key for key, entry in results.items() if entry["outcome"] != "survived"}
-    due = [mutant for mutant in wanted if mutant.id not in done][: arguments.count or None]
+        finished = {key for key, entry in results.items() if entry["outcome"] != "survived"}
+    due = [mutant for mutant in mutants if mutant.id not in finished][: arguments.count or None]
     end = time.monotonic() + 60 * arguments.minutes
     workers.extend(Worker(folder, number) for number in range(arguments.workers if due else 0))
     reached: dict = {}
@@ -321,7 +321,7 @@ def try_all(
         reached = _reached(workers[0], tests, arguments.results.with_suffix(".reached.json"))
         seconds = sum(reached["seconds"].values())
         print(
-            f"{len(wanted)} mutants, {len(due)} to try; "
+            f"{len(mutants)} mutants, {len(due)} to try; "
             f"{len(reached['seconds'])} tests take {seconds:.0f} s",
             flush=True,
         )
@@ -355,15 +355,15 @@ def try_all(
                     f"{entry['file']}:{entry['line']} {entry['change']}",
                     flush=True,
                 )
-    return [results.get(mutant.id) for mutant in wanted]
+    return [results.get(mutant.id) for mutant in mutants]
 
 
-def _reached(worker: Worker, tests: list[str], kept: Path) -> dict:
+def _reached(worker: Worker, tests: list[str], cache: Path) -> dict:
     """Return the tests that reach each line; those of an earlier call if the files are the same."""
     files = [*FILES, *tests]
     key = hashlib.sha256(b"".join((ROOT / name).read_bytes() for name in files)).hexdigest()
-    if kept.exists() and (found := json.loads(kept.read_text()))["key"] == key:
-        return found
+    if cache.exists() and (reached := json.loads(cache.read_text()))["key"] == key:
+        return reached
     out = worker.root / "reached.json"
     worker.ask({"tests": tests, "limit": 3600, "out": str(out)})
     if (code := worker.answer()["code"]) != _PASSED:
@@ -371,9 +371,9 @@ def _reached(worker: Worker, tests: list[str], kept: Path) -> dict:
             f"error: the tests fail without any mutant (exit code {code}):\n"
             f"{Path(worker.log.name).read_text()[-4000:]}"
         )
-    found = json.loads(out.read_text()) | {"key": key}
-    kept.write_text(json.dumps(found))
-    return found
+    reached = json.loads(out.read_text()) | {"key": key}
+    cache.write_text(json.dumps(reached))
+    return reached
 
 
 def print_report(results: list[dict | None]) -> int:

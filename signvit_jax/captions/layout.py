@@ -102,16 +102,16 @@ class LayoutFaults:
             "too_long": "have more lines than max_line_count: there is no time to split them",
         }
         counts = dataclasses.asdict(self)
-        found = [
+        lines = [
             f"{counts[name]:,} of {self.cues:,} cues {text}"
             for name, text in texts.items()
             if counts[name]
         ]
         if self.broken_words:
-            found.append(
+            lines.append(
                 f"{self.broken_words:,} words are wider than max_line_width and were broken"
             )
-        return found
+        return lines
 
 
 def lay_out(

@@ -155,11 +155,11 @@ def _plan(config: Config, arguments: argparse.Namespace) -> int:
     if plan.fits:
         return DONE
     if not arguments.no_advice:
-        found = list(alternatives(config, plan, lambda other: plan_for(arguments.device, other)))
+        results = list(alternatives(config, plan, lambda other: plan_for(arguments.device, other)))
         if arguments.json:
-            for other in found:
+            for other in results:
                 print(other.to_json(), flush=True)
         else:
             print()
-            print(alternatives_text(found, plan) if found else step_advice(config, plan.mesh))
+            print(alternatives_text(results, plan) if results else step_advice(config, plan.mesh))
     return OUT_OF_MEMORY

@@ -112,8 +112,8 @@ class Split:
         return subset
 
     def __getstate__(self) -> dict[str, object]:
-        kept = ("folder", "name", "keypoint_layout", "_records")
-        return {key: self.__dict__[key] for key in kept}
+        fields = ("folder", "name", "keypoint_layout", "_records")
+        return {key: self.__dict__[key] for key in fields}
 
     @functools.cached_property
     def index(self) -> list[IndexEntry]:

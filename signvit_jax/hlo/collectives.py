@@ -43,7 +43,7 @@ def collectives_of(program: Program, mesh: Mapping[str, int]) -> list[Collective
     Bytes are those of ring algorithms, which send the least: (n - 1) / n of an array that is
     gathered or scattered over n devices, and twice as much of an array that is reduced on all.
     """
-    found = []
+    collectives = []
     for kind, runs, computation, instruction in _executed(program):
         groups = _groups(instruction, math.prod(mesh.values()))
         if len(groups[0]) < 2:
@@ -51,7 +51,7 @@ def collectives_of(program: Program, mesh: Mapping[str, int]) -> list[Collective
         operands = tuple(
             array for name in instruction.operands for array in computation[name].arrays
         )
-        found.append(
+        collectives.append(
             Collective(
                 kind,
                 _axes(groups, mesh),
@@ -61,7 +61,7 @@ def collectives_of(program: Program, mesh: Mapping[str, int]) -> list[Collective
                 instruction.op_name,
             )
         )
-    return found
+    return collectives
 
 
 def _executed(program: Program) -> Iterator[tuple[str, int, Computation, Instruction]]:

@@ -70,7 +70,7 @@ class Kernels:
 
 def kernels_of(program: Program) -> Kernels:
     """Return the kernels of a compiled program."""
-    found, uncounted = [], collections.Counter[str]()
+    kernels, uncounted = [], collections.Counter[str]()
     for launches, computation, instruction in program.executed():
         if launches == 0 or _is_free(instruction):
             continue
@@ -84,8 +84,8 @@ def kernels_of(program: Program) -> Kernels:
             _bytes(program, computation, instruction),
             bool(_COLLECTIVE.match(instruction.operation)),
         )
-        found.append(kernel)
-    return Kernels(found, dict(uncounted))
+        kernels.append(kernel)
+    return Kernels(kernels, dict(uncounted))
 
 
 def _is_free(instruction: Instruction) -> bool:

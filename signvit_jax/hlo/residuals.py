@@ -32,7 +32,7 @@ def residuals_of(program: Program) -> list[Residual]:
     JAX's names tell the passes apart: `jvp(...)` forward, `transpose(...)` backward. Arrays that a
     loop over layers stacks are named after what the loop writes into them.
     """
-    found: collections.Counter[tuple[ArrayType, str]] = collections.Counter()
+    counts: collections.Counter[tuple[ArrayType, str]] = collections.Counter()
     for name in program.runs:
         computation = program.computations[name]
         read_backward: set[tuple[str, int]] = set()
@@ -45,9 +45,12 @@ def residuals_of(program: Program) -> list[Residual]:
                 continue
             source = _source(program, computation, producer, index)
             if not source.startswith(_ZEROS):
-                found[instruction.arrays[index], source] += 1
-    residuals = [Residual(array, count, source) for (array, source), count in found.items()]
-    return sorted(residuals, key=lambda kept: (-kept.bytes, kept.source, str(kept.array)))
+                counts[instruction.arrays[index], source] += 1
+    residuals = [Residual(array, count, source) for (array, source), count in counts.items()]
+    return sorted(
+        residuals,
+        key=lambda residual: (-residual.bytes, residual.source, str(residual.array)),
+    )
 
 
 def _is_backward(instruction: Instruction) -> bool:
