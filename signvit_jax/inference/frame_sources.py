@@ -35,9 +35,9 @@ class Frame(NamedTuple):
 
 
 class TakenFrames(NamedTuple):
-    """What a source gives when it is asked."""
+    """The frames that a source has received since the last call."""
 
-    frames: list[Frame]  # since the last call, in order of time
+    frames: list[Frame]  # in order of time
     seconds: float  # the time of the stream now
     has_ended: bool
 
@@ -335,7 +335,7 @@ class _RateLimiter:
     """The choice of frames to keep: at most `STORED_FRAME_RATE` per second, evenly spaced."""
 
     def __init__(self):
-        self._due = 0.0  # seconds of the stream at which the next frame is wanted
+        self._due = 0.0  # seconds of the stream at which the next frame should come
 
     def keeps(self, seconds: float) -> bool:
         """Return True if the frame at `seconds` of the stream is kept."""

@@ -371,14 +371,14 @@ _BATCHES_IN_A_ROW = {Priority.HYPOTHESIS: 1, Priority.FINAL: 3}
 
 
 class _WaitingClip:
-    """A clip that waits for the device, and later its result: `found` or `error`."""
+    """A clip that waits for the device, and later its result: `hypotheses` or `error`."""
 
     def __init__(self, frames: Frames, key: _BatchKey, predictor: Predictor, priority: Priority):
         self.frames = frames
         self.key = key
         self.predictor = predictor
         self.priority = priority
-        self.found: dict[str, Hypothesis] = {}
+        self.hypotheses: dict[str, Hypothesis] = {}
         self.error: Exception | None = None
         self.is_done = False
 
@@ -465,7 +465,7 @@ class BatchDecoder:
         for clip in own:
             if clip.error is not None:
                 raise clip.error
-        return [clip.found for clip in own]
+        return [clip.hypotheses for clip in own]
 
     def _decode_waiting(self) -> None:
         """Decode the clip whose turn it is, and others of its kind."""
@@ -483,7 +483,7 @@ class BatchDecoder:
                 [clip.frames for clip in batch], first.key[2], first.predictor
             )
             for row, clip in enumerate(batch):
-                clip.found = {name: rows[row] for name, rows in decoded.items()}
+                clip.hypotheses = {name: rows[row] for name, rows in decoded.items()}
         except Exception as error:
             for clip in batch:
                 clip.error = error

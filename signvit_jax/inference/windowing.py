@@ -36,7 +36,7 @@ from signvit_jax.media.video import Sampling, VideoDecodeError, VideoLimits, Vid
 
 Clip = str | os.PathLike | bytes | np.ndarray
 
-_SENTENCE = 6.0  # seconds of the longest clip, if the config does not tell how long clips are
+_SENTENCE = 6.0  # seconds of the longest clip, if they do not follow from the config
 _CTC_BATCH = 4  # CTC reads a recording again when it has grown by this many half windows
 MOST_CTC_WINDOWS = _CTC_BATCH + 1  # windows that CTC then reads together
 RECORDING = VideoLimits(  # limits of one file that allow recordings of hours
@@ -65,8 +65,8 @@ def clip_limit(data: DataConfig) -> float:
     """Seconds of the longest clip that the model sees at the frame rate of training.
 
     With `data.sampling` "rate" or "segment": `num_frames / frame_rate`. With "even" the limit
-    depends on how long the clips of the training split were, which a config does not tell:
-    _SENTENCE, or the seconds of `num_frames` stored frames if that is longer.
+    depends on the length of the training clips, which is not in a config: then it is _SENTENCE, or
+    the seconds of `num_frames` stored frames if that is longer.
     """
     if data.sampling == "even":
         return max(_SENTENCE, data.num_frames / STORED_FRAME_RATE)

@@ -126,7 +126,7 @@ def clip_flops(definition: ModelDefinition, frames: int, text_length: int) -> Cl
             total = outputs.logits.sum() + outputs.ctc_logits.sum()
             localization = outputs.encoded.localization
             if localization is not None:
-                total = total + sum(x.sum() for x in localization.found)
+                total = total + sum(x.sum() for x in localization.parts)
             return total
 
         return traced_flops(jax.grad(sum_of_outputs), params, batch, key)

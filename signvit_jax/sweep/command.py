@@ -236,12 +236,13 @@ def _begin(arguments: argparse.Namespace, config: Config, argv: Sequence[str]) -
 
 def _overrides(argv: Sequence[str]) -> tuple[tuple[str, str], ...]:
     """The overrides of the config on the command line."""
-    found, pending = [], list(argv)
+    overrides, pending = [], list(argv)
     while pending:
         flag, has_value, value = pending.pop(0).partition("=")
         if flag.startswith("--config."):
-            found.append((flag.removeprefix("--config."), value if has_value else pending.pop(0)))
-    return tuple(found)
+            key = flag.removeprefix("--config.")
+            overrides.append((key, value if has_value else pending.pop(0)))
+    return tuple(overrides)
 
 
 def _work_here(sweep: "Sweep", workers: int, devices: int | None) -> int:

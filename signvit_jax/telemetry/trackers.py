@@ -35,7 +35,7 @@ _ids_lock = threading.Lock()  # the trackers of a run write their ids into one f
 
 
 class TrackedRun(NamedTuple):
-    """The facts of a run that a tracker gets. `id`: the tracker's id of it, from the first start."""
+    """The facts of a run that a tracker gets. `id` is the tracker's, from the run's first start."""
 
     name: str
     folder: Path

@@ -94,13 +94,13 @@ def _default_text_tier(
     )
 
 
-def _chosen(path: str | os.PathLike, tiers: Sequence[Tier], wanted: str, option: str) -> list[Tier]:
+def _chosen(path: str | os.PathLike, tiers: Sequence[Tier], value: str, option: str) -> list[Tier]:
     """Return the tiers that an option names. Raises AnnotationError for a name without a tier."""
-    exact = [tier for tier in tiers if _folded(tier.name) == _folded(wanted)]
+    exact = [tier for tier in tiers if _folded(tier.name) == _folded(value)]
     if exact:
         return exact  # a name may contain a comma
     chosen: list[Tier] = []
-    for name in filter(None, map(str.strip, wanted.split(","))):
+    for name in filter(None, map(str.strip, value.split(","))):
         folded = _folded(name)
         matching = [tier for tier in tiers if fnmatch.fnmatchcase(_folded(tier.name), folded)]
         if not matching:  # a name may contain characters that fnmatch interprets
@@ -203,9 +203,9 @@ class _TextsWithGlosses:
 
     def _top(self, tier: Tier) -> str:
         """The name of the topmost parent of a tier."""
-        seen: set[str] = set()
-        while tier.parent in self._tiers and tier.name not in seen:
-            seen.add(tier.name)
+        visited: set[str] = set()
+        while tier.parent in self._tiers and tier.name not in visited:
+            visited.add(tier.name)
             tier = self._tiers[tier.parent]
         return tier.name
 

@@ -140,11 +140,11 @@ def elan_clips(
     files = _files(annotations, ELAN)
 
     def read(file: _File) -> _Recording:
-        found = read_elan(file.path, text_tier, gloss_tier)
-        counts.add("empty", found.num_empty, file.path)
-        counts.add("loose", found.num_loose, file.path)
+        elan = read_elan(file.path, text_tier, gloss_tier)
+        counts.add("empty", elan.num_empty, file.path)
+        counts.add("loose", elan.num_loose, file.path)
         names = {
-            name: link for link in found.links for name in _names_of_url(link.url, file.folder)
+            name: link for link in elan.links for name in _names_of_url(link.url, file.folder)
         }
         offsets: dict[str, float] = {}  # existing video -> its offset in seconds
         for name, link in names.items():
@@ -161,7 +161,7 @@ def elan_clips(
             listed = ", ".join(linked) or "no video"
             reason = f"{error.args[0]}; {os.path.basename(file.path)} names {listed}"
         name = file.name if path is None else videos.id_of(path)
-        return _Recording(file.path, name, path, found.segments, found.problems, reason, offset)
+        return _Recording(file.path, name, path, elan.segments, elan.problems, reason, offset)
 
     return _clips(files, read, videos, counts)
 
@@ -186,21 +186,21 @@ def subtitle_clips(
         paired.setdefault(path or name, []).append((dataclasses.replace(file, name=name), suffix))
 
     def read(file: _File) -> _Recording:
-        found = read_subtitles(file.path, encoding)
-        counts.add("empty", found.num_empty, file.path)
-        counts.add("overlaps", found.num_overlaps, file.path)
-        counts.add("joined", found.num_joined, file.path)
-        counts.add("repeats", found.num_repeats, file.path)
-        if found.sounds:
-            counts.add("sounds", len(found.sounds), f"{found.sounds[0]!r} in {file.path}")
+        subtitles = read_subtitles(file.path, encoding)
+        counts.add("empty", subtitles.num_empty, file.path)
+        counts.add("overlaps", subtitles.num_overlaps, file.path)
+        counts.add("joined", subtitles.num_joined, file.path)
+        counts.add("repeats", subtitles.num_repeats, file.path)
+        if subtitles.sounds:
+            counts.add("sounds", len(subtitles.sounds), f"{subtitles.sounds[0]!r} in {file.path}")
         reason = reasons.get(file.name, "")
         path = None if reason else videos.find([file.name])
         return _Recording(
             file.path,
             file.name if path is None else videos.id_of(path),
             path,
-            found.segments,
-            found.problems,
+            subtitles.segments,
+            subtitles.problems,
             reason,
         )
 
@@ -248,12 +248,12 @@ def _files(annotations: str | os.PathLike, extensions: tuple[str, ...]) -> list[
         paths, root = [root], root.parent
     else:
         raise AnnotationError(f"{root}: there is no such file or folder")
-    found = []
+    files = []
     for path in sorted(paths):
         folder = os.path.relpath(path.parent, root)
         folder = "" if folder == "." else folder
-        found.append(_File(os.fspath(path), folder, os.path.join(folder, path.stem)))
-    return found
+        files.append(_File(os.fspath(path), folder, os.path.join(folder, path.stem)))
+    return files
 
 
 def _names_of_url(url: str, folder: str) -> Iterable[str]:
@@ -329,9 +329,9 @@ def _clips(
             f"{files[0].path} and {files[1].path}; give the folder of their videos"
         )
     clips: list[Clip] = []
-    found: list[Problem] = [*problems]
+    all_problems: list[Problem] = [*problems]
     errors: list[AnnotationError] = []
-    seen: collections.Counter[str] = collections.Counter()
+    uses: collections.Counter[str] = collections.Counter()
     file_of_video: dict[str, str] = {}  # video -> the first annotation file that it has
     for file in files:
         try:
@@ -339,7 +339,7 @@ def _clips(
         except AnnotationError as error:
             errors.append(error)
             reason = str(error).removeprefix(f"{file.path}: ")
-            found.append(Problem(file.name, reason, file=file.path))
+            all_problems.append(Problem(file.name, reason, file=file.path))
             continue
         if recording.path is not None:
             counts.add("several", int(recording.path in file_of_video), recording.file)
@@ -349,7 +349,7 @@ def _clips(
             for line, reason in recording.problems
         ]
         for segment in recording.segments:
-            name = _clip_id(recording.video_id, segment, seen)
+            name = _clip_id(recording.video_id, segment, uses)
             try:
                 clips.append(_clip(name, recording, segment))
             except LookupError as error:
@@ -357,22 +357,22 @@ def _clips(
                 problems_of_file.append(
                     Problem(name, reason, file=recording.file, line=segment.line)
                 )
-        found += sorted(problems_of_file, key=lambda problem: problem.line)
+        all_problems += sorted(problems_of_file, key=lambda problem: problem.line)
     if not clips and errors:
         raise errors[0]
-    if not clips and not found:
+    if not clips and not all_problems:
         raise AnnotationError(f"{files[0].path}: no annotation with a text in it")
     notes = [*videos.media.notes, *counts.sentences()]
     if not videos.is_one_file:
         notes += videos.media.others(clip.path for clip in clips if clip.path)
-    notes += [*placeholder_notes(clips), *encoding_notes(found)]
-    return ClipTable(clips, found, notes)
+    notes += [*placeholder_notes(clips), *encoding_notes(all_problems)]
+    return ClipTable(clips, all_problems, notes)
 
 
-def _clip_id(video_id: str, segment: Segment, seen: collections.Counter[str]) -> str:
+def _clip_id(video_id: str, segment: Segment, uses: collections.Counter[str]) -> str:
     name = f"{video_id}-{round(segment.start):08d}-{round(segment.end):08d}"
-    seen[name] += 1  # another signer, or another annotation file, has the same times
-    return name if seen[name] == 1 else f"{name}-{seen[name]}"
+    uses[name] += 1  # another signer, or another annotation file, has the same times
+    return name if uses[name] == 1 else f"{name}-{uses[name]}"
 
 
 def _clip(name: str, recording: _Recording, segment: Segment) -> Clip:

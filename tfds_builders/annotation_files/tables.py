@@ -57,22 +57,23 @@ class Table:
     encoding: str = "UTF-8"  # of the file
 
 
-def text_encoding(head: bytes, given: str | None) -> str:
-    """Return the codec of a text that begins with `head`: that of its byte order mark, or `given`.
+def text_encoding(head: bytes, encoding: str | None) -> str:
+    """Return the codec of a text that begins with `head`.
 
-    Without either it is UTF-8. Raises AnnotationError for an unknown `given`.
+    It is that of a byte order mark, or else `encoding`, or else UTF-8. Raises AnnotationError for
+    an unknown `encoding`.
     """
-    for mark, encoding in _BYTE_ORDER_MARKS.items():
+    for mark, encoding_of_mark in _BYTE_ORDER_MARKS.items():
         if head.startswith(mark):
-            return encoding
+            return encoding_of_mark
     try:
-        "a".encode(given or "utf-8")  # fails for codecs that are not of texts, such as base64
+        "a".encode(encoding or "utf-8")  # fails for codecs that are not of texts, such as base64
     except LookupError as error:
         raise AnnotationError(
-            f"--encoding is {given!r}; allowed: the name of a text encoding, "
+            f"--encoding is {encoding!r}; allowed: the name of a text encoding, "
             "such as utf-8, cp1252, latin-1, utf-16-le or gb18030"
         ) from error
-    return given or "utf-8"
+    return encoding or "utf-8"
 
 
 DELIMITERS = ",\t;|"
@@ -153,10 +154,10 @@ def _columns(
     column_names: Mapping[str, str | None] | None,
 ) -> tuple[str, list[list[str]]]:
     """Return the delimiter, and for each field of a row the columns that it fills (often none)."""
-    given = {name: _folded(column) for name, column in (column_names or {}).items() if column}
+    chosen = {name: _folded(column) for name, column in (column_names or {}).items() if column}
     # Our name of a column -> the table's name of it, folded.
-    heads = {name: given.get(name, _folded(name)) for name in (*required, *optional)}
-    must_exist = list(dict.fromkeys((*required, *given)))
+    heads = {name: chosen.get(name, _folded(name)) for name in (*required, *optional)}
+    must_exist = list(dict.fromkeys((*required, *chosen)))
     split = _best_delimiter(header, {heads[name] for name in must_exist}, delimiters)
     if split is None:
         expected = ", ".join((column_names or {}).get(name) or name for name in required)
@@ -168,11 +169,11 @@ def _columns(
     for name in must_exist:
         if heads[name] not in folded:
             head = (column_names or {}).get(name) or name
-            message = _no_column(name, head, names, name in given, column_names is not None)
+            message = _no_column(name, head, names, name in chosen, column_names is not None)
             raise AnnotationError(f"{path}: {message}")
     columns: list[list[str]] = [[] for _ in names]
     for name, head in heads.items():
-        if name not in must_exist and head in given.values():
+        if name not in must_exist and head in chosen.values():
             continue  # the user gave this column another meaning
         if folded.count(head) > 1:
             raise AnnotationError(
