@@ -10,8 +10,8 @@ import jax
 from signvit_jax.checkpoints.workdir import Workdir, WorkdirError
 from signvit_jax.config.errors import ConfigError
 from signvit_jax.config.schema import Config
-from signvit_jax.data.dataset import SignDataset, open_dataset
-from signvit_jax.data.pipeline import make_batches
+from signvit_jax.data.dataset import SignDataset, Split, open_dataset
+from signvit_jax.data.pipeline import BatchIterator, make_batches
 from signvit_jax.data.token_table import padded_text_length
 from signvit_jax.decoding.confidence import (
     Calibration,
@@ -121,17 +121,7 @@ def calibrated(
         list(dict.fromkeys([*decoders, "ctc"])),
         **dataclasses.asdict(dataclasses.replace(config.inference, min_confidence=0.0)),
     )
-    devices = predictor.mesh.size
-    batches = make_batches(
-        split,
-        model.tokenizer,
-        config,
-        batch_size=-(-config.inference.batch_size // devices) * devices,
-        training=False,
-        text_length=padded_text_length(split, model.tokenizer, config.model.decoder.max_len),
-        process_index=jax.process_index(),
-        process_count=jax.process_count(),
-    )
+    batches = _batches(split, model, config, predictor.mesh.size)
     by_position = predictor.predict_split(model.weights, batches, should_stop, on_batch)
     if should_stop():
         return None
@@ -150,6 +140,20 @@ def calibrated(
     if jax.process_index() == 0:
         model.workdir.write_text(model.workdir.calibration_json, to_json(calibration))
     return dataclasses.replace(model, calibration=calibration)
+
+
+def _batches(split: Split, model: TrainedModel, config: Config, devices: int) -> BatchIterator:
+    """Return the clips of a split in batches that the devices can share."""
+    return make_batches(
+        split,
+        model.tokenizer,
+        config,
+        batch_size=-(-config.inference.batch_size // devices) * devices,
+        training=False,
+        text_length=padded_text_length(split, model.tokenizer, config.model.decoder.max_len),
+        process_index=jax.process_index(),
+        process_count=jax.process_count(),
+    )
 
 
 def _training_lexicon(

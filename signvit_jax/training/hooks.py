@@ -1,7 +1,7 @@
-"""Everything that watches the steps of a run, behind one object: before each step, after each step.
+"""Everything that watches the steps of a run, in one object that is called before and after each.
 
-Speed, goodput, the profiler's trace, skipped updates, the progress bar, metrics and the plot; the
-config, a clip and sample texts for TensorBoard.
+That is: speed, goodput, the profiler's trace, skipped updates, the progress bar, metrics and the
+plot; for TensorBoard also the config, a clip and sample texts.
 """
 
 import contextlib
@@ -36,7 +36,7 @@ _SECONDS_PER_PLOT = 60.0  # at least: drawing takes longer than an epoch of a sm
 
 
 class StepHooks:
-    """What watches the steps of one start of a run. Steps are counted from 1."""
+    """The watchers of the steps of one start of a run. Steps are counted from 1."""
 
     def __init__(
         self,

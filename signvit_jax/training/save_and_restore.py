@@ -147,7 +147,7 @@ class RunCheckpoints:
 def fresh_state(programs: StepPrograms) -> TrainState:
     """Return a random state on the mesh.
 
-    The seed is an argument of the program. As a constant of it, XLA would draw the random numbers
+    The seed is an argument of the program. If it were a constant, XLA would draw the random numbers
     while it compiles, in an interpreter, and warn how slow that is.
     """
     seed = np.uint32(programs.config.training.seed % 2**32).astype(np.int32)  # the bits of a key
@@ -166,7 +166,7 @@ def with_converted_weights(
 def with_source_model(
     state: TrainState, source: SourceModel, data: RunData, programs: StepPrograms
 ) -> TrainState:
-    """Return a fresh state with what fits of another model, and log what that is.
+    """Return a fresh state with the parameters of another model that fit, and log which they are.
 
     Raises ConfigError for a model of another kind.
     """
