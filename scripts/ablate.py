@@ -163,7 +163,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _train_all(runs: list[tuple[str, int]], arguments: argparse.Namespace) -> list[tuple[str, int]]:
     """Train in --jobs threads, each with its own cores; return the (row, seed) pairs that failed."""
-    waiting: queue.SimpleQueue[tuple[str, int]] = queue.SimpleQueue()
+    """Train in --jobs threads with their own cores; return the (row, seed) pairs that failed."""
     for run in runs:
         waiting.put(run)
     cores = sorted(os.sched_getaffinity(0))

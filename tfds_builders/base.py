@@ -82,6 +82,18 @@ class NoReadableMedia(BuildError):
         self.problems = list(problems)
 
 
+def _check_keypoint_folder(option: str, folder: Path | None, kind: str, keypoints: str) -> None:
+    """Raise BuildError for a folder that is missing, or that is for another `kind` of keypoints."""
+    if folder is None:
+        return
+    if keypoints != kind:
+        raise BuildError(
+            f"--{option} is for --keypoints={kind} only; here --keypoints is {keypoints!r}"
+        )
+    if not folder.is_dir():
+        raise BuildError(f"--{option}={folder} is no folder")
+
+
 class SignDatasetBuilder(tfds.core.GeneratorBasedBuilder):
     """Base class of builders.
 
@@ -134,14 +146,7 @@ class SignDatasetBuilder(tfds.core.GeneratorBasedBuilder):
             file_format, kwargs: those of TFDS.
         """
         options = options or {}
-        known = [option.name for option in self.OPTIONS]
-        for name in sorted(set(options) - set(known)):
-            raise BuildError(
-                f"{self.name} has no option {name}; allowed: {', '.join(known) or 'none'}"
-                f"{did_you_mean(name, known)}"
-            )
-        allowed = allowed_by_option(self.OPTIONS)
-        given = {
+        shared = {
             "short_side": short_side,
             "jpeg_quality": jpeg_quality,
             "keypoints": keypoints,
@@ -151,22 +156,9 @@ class SignDatasetBuilder(tfds.core.GeneratorBasedBuilder):
             "shard_megabytes": shard_megabytes,
             "frame_rate": frame_rate,
         }
-        given |= {name: options[name] for name in known if name in options}
-        faults = [
-            option_fault(name, value, allowed[name])
-            for name, value in given.items()
-            if value is not None
-        ]
-        if any(faults):
-            raise BuildError("; ".join(filter(None, faults)))
-        for name, kind in (("keypoint_models", MEDIAPIPE), ("keypoint_files", FILE)):
-            folder = keypoint_models if kind == MEDIAPIPE else keypoint_files
-            if folder is not None and keypoints != kind:
-                raise BuildError(
-                    f"--{name} is for --keypoints={kind} only; here --keypoints is {keypoints!r}"
-                )
-            if folder is not None and not folder.is_dir():
-                raise BuildError(f"--{name}={folder} is no folder")
+        self._check_options(shared, options)
+        _check_keypoint_folder("keypoint_models", keypoint_models, MEDIAPIPE, keypoints)
+        _check_keypoint_folder("keypoint_files", keypoint_files, FILE, keypoints)
         if val_fraction + test_fraction > 1:
             raise BuildError(
                 f"--val_fraction is {val_fraction} and --test_fraction {test_fraction}; "
@@ -193,6 +185,27 @@ class SignDatasetBuilder(tfds.core.GeneratorBasedBuilder):
         self._planned: dict[str, list[Clip]] | None = None
         super().__init__(file_format=file_format, **kwargs)
 
+    def _check_options(self, shared: OptionValues, options: OptionValues) -> None:
+        """Raise BuildError for an unknown option or a value that is not allowed.
+
+        `shared`: values of options that all builders have; `options`: values for OPTIONS.
+        """
+        known = [option.name for option in self.OPTIONS]
+        for name in sorted(set(options) - set(known)):
+            raise BuildError(
+                f"{self.name} has no option {name}; allowed: {', '.join(known) or 'none'}"
+                f"{did_you_mean(name, known)}"
+            )
+        allowed = allowed_by_option(self.OPTIONS)
+        values = shared | {name: options[name] for name in known if name in options}
+        faults = [
+            option_fault(name, value, allowed[name])
+            for name, value in values.items()
+            if value is not None
+        ]
+        if any(faults):
+            raise BuildError("; ".join(filter(None, faults)))
+
     @abc.abstractmethod
     def read_clips(self, manual_dir: Path | None) -> ClipTable:
         """Parse the annotations. Raises AnnotationError.
@@ -206,9 +219,9 @@ class SignDatasetBuilder(tfds.core.GeneratorBasedBuilder):
 
         Raises BuildError if neither the option nor `manual_dir` is given.
         """
-        given: Path | None = self.options[option]
-        if given:
-            return given
+        path: Path | None = self.options[option]
+        if path:
+            return path
         if manual_dir is None:
             raise BuildError(f"--{option} is missing")
         return manual_dir / default

@@ -610,7 +610,7 @@ class Scene:
         draw.polygon(neck, self.color(signer.skin, 0.82))
 
     def draw_head(self) -> tuple[Image.Image, np.ndarray]:
-        """A separate image of the head, because the head moves a little, and its top left corner."""
+        """A separate image of the head, which moves a little, and its top left corner."""
         signer, unit = self.signer, self.signer.unit
         image = Image.new("RGBA", (int(unit * 1.1), int(unit * 1.3)))
         draw = ImageDraw.Draw(image)

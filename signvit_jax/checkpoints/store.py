@@ -150,25 +150,30 @@ class CheckpointStore(CheckpointReader):
         self._saving = step
         self._saving_score = None if value is None else self._sign * value
         try:
-            if not self.folder.is_dir():
-                log.warning(
-                    "%s is gone, renamed or deleted during the run; it is recreated, and "
-                    "the run saves there",
-                    self.folder,
-                )
-                self._manager = None  # it remembers the steps of the old folder
-            self._on_first_process(lambda: self._move_existing(step))
-            if self._manager is not None and step in self._manager.all_steps():
-                self._drop_manager()  # it remembers the step that was moved
-            if self._manager is None:
-                self._manager = ocp.CheckpointManager(
-                    self.folder, options=self._options(), item_handlers=item_handlers()
-                )
-            self._manager.save(step, args=ocp.args.Composite(**items), force=True)
+            manager = self._manager_for(step)
+            manager.save(step, args=ocp.args.Composite(**items), force=True)
         except Exception as error:
             raise self._clean_up_failed_save(error) from error
         if wait:
             self.wait()
+
+    def _manager_for(self, step: int) -> ocp.CheckpointManager:
+        """Return Orbax's manager of a folder that has no step of this number."""
+        if not self.folder.is_dir():
+            log.warning(
+                "%s is gone, renamed or deleted during the run; it is recreated, and "
+                "the run saves there",
+                self.folder,
+            )
+            self._manager = None  # it remembers the steps of the old folder
+        self._on_first_process(lambda: self._move_existing(step))
+        if self._manager is not None and step in self._manager.all_steps():
+            self._drop_manager()  # it remembers the step that was moved
+        if self._manager is None:
+            self._manager = ocp.CheckpointManager(
+                self.folder, options=self._options(), item_handlers=item_handlers()
+            )
+        return self._manager
 
     def wait(self) -> None:
         """Wait until the last save is final and the steps that it replaces are deleted.

@@ -34,6 +34,7 @@ from signvit_jax.runtime.terminal import print_table, progress_bar
 
 if TYPE_CHECKING:
     from signvit_jax.data.dataset import Split
+    from signvit_jax.evaluation.results import Results
     from signvit_jax.evaluation.score_groups import Columns
 
 DEFAULT_DECODERS = ("greedy", "beam", "ctc")
@@ -47,15 +48,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     set_up_jax()
 
     from signvit_jax.checkpoints.data_folder import open_data_of_run, with_data_of_run
-    from signvit_jax.evaluation import confidence_reliability, results, score_groups
+    from signvit_jax.evaluation import results
     from signvit_jax.evaluation.diagnostics import make_attention_maps, no_attention_maps
     from signvit_jax.evaluation.evaluate import clip_images, evaluate
-    from signvit_jax.evaluation.score_table import format_table
-    from signvit_jax.evaluation.scored_clips import score_clips
     from signvit_jax.inference.loading import load_model
     from signvit_jax.reports.evaluation_page import write_report
     from signvit_jax.runtime.signals import StopRequest
-    from signvit_jax.text.tokenizer import unknown_note
     from signvit_jax.training.confidence_calibration import calibrated
 
     model = load_model(
@@ -111,19 +109,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     title = (
         f"{config.data.name} {split.name}: {len(split):,} clips, checkpoint of step {model.step:,}"
     )
-    print_table(format_table(evaluated.decoders, escape(title)))
-    print_table(confidence_reliability.format_table(evaluated.confidence))
-    clips = score_clips(evaluated)
-    for column in arguments.by or ():
-        groups = score_groups.errors_by(clips, column, list(evaluated.decoders))
-        print_table(score_groups.format_table(column, groups))
-    for decoder, rate in evaluated.phoenix_gloss_wer.items():
-        print(
-            f"{decoder}: gloss error rate {rate:.1%} "
-            "(as reported on PHOENIX-2014T: cleaned glosses, aligned at costs 4/3/3)"
-        )
-    if note := unknown_note(evaluated.unknown):
-        print(clean(f"references: {note}"))
+    _print_scores(evaluated, title, arguments.by or ())
     results.write(evaluated, output)
     if model.encode:
         attention_maps = no_attention_maps  # an export's programs do not return attention weights
@@ -145,6 +131,28 @@ def main(argv: Sequence[str] | None = None) -> int:
         ) from error
     print(clean(f"predictions: {output}\nreport:      {report}", keep="\n"))
     return DONE
+
+
+def _print_scores(evaluated: "Results", title: str, columns: Sequence[str]) -> None:
+    """Print the tables of scores and confidences, and one of errors for each of the columns."""
+    from signvit_jax.evaluation import confidence_reliability, score_groups
+    from signvit_jax.evaluation.score_table import format_table
+    from signvit_jax.evaluation.scored_clips import score_clips
+    from signvit_jax.text.tokenizer import unknown_note
+
+    print_table(format_table(evaluated.decoders, escape(title)))
+    print_table(confidence_reliability.format_table(evaluated.confidence))
+    clips = score_clips(evaluated)
+    for column in columns:
+        groups = score_groups.errors_by(clips, column, list(evaluated.decoders))
+        print_table(score_groups.format_table(column, groups))
+    for decoder, rate in evaluated.phoenix_gloss_wer.items():
+        print(
+            f"{decoder}: gloss error rate {rate:.1%} "
+            "(as reported on PHOENIX-2014T: cleaned glosses, aligned at costs 4/3/3)"
+        )
+    if note := unknown_note(evaluated.unknown):
+        print(clean(f"references: {note}"))
 
 
 def _columns(split: "Split", by: Sequence[str] | None, table: Path | None) -> "Columns":

@@ -90,7 +90,7 @@ def evaluate(
     if should_stop():
         return None
 
-    entries = [split.index[position] for position in by_position]
+    clips = [(split.index[position], hypotheses) for position, hypotheses in by_position.items()]
     scores: dict[str, Scores] = {}
     confidence: dict[str, DecoderConfidence] = {}
     phoenix_rates: dict[str, float] = {}
@@ -98,7 +98,7 @@ def evaluate(
         is_gloss = decoder in gloss_decoders
         pairs = [
             (entry.gloss if is_gloss else entry.text, hypotheses[decoder])
-            for entry, hypotheses in zip(entries, by_position.values())
+            for entry, hypotheses in clips
             if entry.gloss or not is_gloss
         ]
         references = [reference for reference, _ in pairs]
@@ -117,11 +117,10 @@ def evaluate(
         checkpoint_step=checkpoint_step,
         decoders=scores,
         predictions=tuple(
-            _prediction(entry, hypotheses, scored, columns)
-            for entry, hypotheses in zip(entries, by_position.values())
+            _prediction(entry, hypotheses, scored, columns) for entry, hypotheses in clips
         ),
         gloss_decoders=tuple(gloss_decoders),
-        unknown=dict(tokenizer.unknown([entry.text for entry in entries]).most_common()),
+        unknown=dict(tokenizer.unknown([entry.text for entry, _ in clips]).most_common()),
         phoenix_gloss_wer=phoenix_rates,
         confidence=confidence,
     )

@@ -30,7 +30,7 @@ from signvit_jax.config.schema import Config
 from signvit_jax.errors.nearest import did_you_mean
 from signvit_jax.files.local_paths import local_path
 from signvit_jax.runtime import completion
-from signvit_jax.runtime.command_line import integer, parser, positive
+from signvit_jax.runtime.command_line import FlagParser, integer, parser, positive
 from signvit_jax.runtime.exit_codes import DONE, UsageError
 from signvit_jax.runtime.standard_streams import CleanFormatter, clean
 from signvit_jax.sweep import results_commands
@@ -71,6 +71,14 @@ def _run(argv: Sequence[str]) -> int:
         "signvit sweep run --sweep=runs/sweep --config=small "
         "--search.training.encoder_lr=log:1e-4:3e-3 --search.model.temporal.kernel_size=3,5,7",
     )
+    _add_run_flags(flags)
+    arguments, config = parse_with_config(flags, [_as_flag(argument) for argument in argv])
+    _show_log()
+    sweep = _begin(arguments, config, argv)
+    return _work_here(sweep, arguments.workers, arguments.devices_per_trial)
+
+
+def _add_run_flags(flags: FlagParser) -> None:
     flags.add_argument(
         "--search",
         action="append",
@@ -154,10 +162,6 @@ def _run(argv: Sequence[str]) -> int:
         metavar="K",
         help="with --workers: GPUs of each worker, by CUDA_VISIBLE_DEVICES",
     )
-    arguments, config = parse_with_config(flags, [_as_flag(argument) for argument in argv])
-    _show_log()
-    sweep = _begin(arguments, config, argv)
-    return _work_here(sweep, arguments.workers, arguments.devices_per_trial)
 
 
 def _as_flag(argument: str) -> str:

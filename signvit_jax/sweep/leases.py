@@ -63,7 +63,7 @@ def worker_name() -> str:
 
 def claims_of(trial: Path) -> list[Claim]:
     """The claims of a trial, the newest last."""
-    found = []
+    claims = []
     for path in trial.iterdir():
         if match := _CLAIM.fullmatch(path.name):
             try:

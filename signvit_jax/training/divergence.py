@@ -87,9 +87,9 @@ class StepWatch:
         clips = self._names([clips for _, clips in self._skipped], complete=True)
         raise TrainingDivergedError(
             f"{in_row} updates in a row were not finite (loss or gradient was NaN or infinite) and "
-            f"were skipped; the last checkpoint is good. The clips of these batches: {clips}. Halve "
-            "config.training.encoder_lr, and check the data's normalization (config.data.mean, "
-            "std)."
+            f"were skipped; the last checkpoint is good. The clips of these batches: {clips}. "
+            "Halve config.training.encoder_lr, and check the data's normalization "
+            "(config.data.mean, std)."
         )
 
     def _names(self, batches: list[Int[np.ndarray, " b"]], complete: bool = False) -> str:

@@ -143,9 +143,7 @@ def elan_clips(
         elan = read_elan(file.path, text_tier, gloss_tier)
         counts.add("empty", elan.num_empty, file.path)
         counts.add("loose", elan.num_loose, file.path)
-        names = {
-            name: link for link in elan.links for name in _names_of_url(link.url, file.folder)
-        }
+        names = {name: link for link in elan.links for name in _names_of_url(link.url, file.folder)}
         offsets: dict[str, float] = {}  # existing video -> its offset in seconds
         for name, link in names.items():
             with contextlib.suppress(LookupError):
