@@ -162,8 +162,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _train_all(runs: list[tuple[str, int]], arguments: argparse.Namespace) -> list[tuple[str, int]]:
-    """Train in --jobs threads, each with its own cores; return the (row, seed) pairs that failed."""
     """Train in --jobs threads with their own cores; return the (row, seed) pairs that failed."""
+    waiting: queue.SimpleQueue[tuple[str, int]] = queue.SimpleQueue()
     for run in runs:
         waiting.put(run)
     cores = sorted(os.sched_getaffinity(0))
