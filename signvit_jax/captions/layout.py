@@ -66,7 +66,7 @@ class CaptionLayout:
         return all(value is None for value in dataclasses.asdict(self).values())
 
     def needed(self, text: str) -> int:
-        """Milliseconds, >= 1, that a text must be on the screen; at most `max_cue_seconds`."""
+        """Shortest time of a text on screen in milliseconds, >= 1; at most `max_cue_seconds`."""
         least = (self.min_cue_seconds or 0.0) * 1000
         if self.max_reading_speed is not None:
             least = max(least, width(text) / self.max_reading_speed * 1000)

@@ -77,8 +77,8 @@ def absorb_norm(
 def gelu_in_float32(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
     """The exact GELU, rounded once.
 
-    XLA computes erf again wherever it is needed. The erfc in `jax.nn.gelu` takes so many more
-    operations that XLA stores its result in float32, for the value and the derivative.
+    XLA computes erf again wherever it is needed. The erfc in `jax.nn.gelu` takes many more
+    operations, so XLA stores its result in float32, for the value and the derivative.
     """
     wide = x.astype(jnp.float32)
     return (0.5 * wide * (1.0 + jax.lax.erf(wide * jnp.float32(0.5**0.5)))).astype(x.dtype)
