@@ -40,12 +40,12 @@ class Row:
 
     title: str
     overrides: tuple[str, ...] = ()
-    has_teacher: bool = False  # whether the model of --teacher teaches it
+    has_teacher: bool = False  # whether the row is distilled from the model of --teacher
 
 
 # The reference's model at the size of `small`: learned positions near zero, mean over the patches,
-# CTC over the pooled queries, and none of our additions. One of its steps takes half as long as one
-# of `small`; with three times as many epochs it gets 1.5 times the compute.
+# CTC over the pooled queries, and none of our additions. Its step takes half as long as that of
+# `small`. It trains for three times as many epochs, so it gets 1.5 times the compute.
 REFERENCE_FAMILY = (
     "model.encoder.stem=patch",
     "model.encoder.frame_pooling=mean",
@@ -113,7 +113,7 @@ ROWS = {
 }
 
 # A student with a seventh of MobileNetV3-Large's parameters, trained on the data of `small` for one
-# epoch: without a teacher it has learned hardly anything by then.
+# epoch. Without a teacher it learns almost nothing in that time.
 STUDENT = (
     "model.encoder.backbone=mobilenet_v3_large",
     "model.encoder.mobilenet_width=0.35",
@@ -162,7 +162,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _train_all(runs: list[tuple[str, int]], arguments: argparse.Namespace) -> list[tuple[str, int]]:
-    """Train in --jobs threads, each with cores of its own; return the (row, seed) that failed."""
+    """Train in --jobs threads with their own cores; return the (row, seed) pairs that failed."""
     waiting: queue.SimpleQueue[tuple[str, int]] = queue.SimpleQueue()
     for run in runs:
         waiting.put(run)
@@ -190,35 +190,23 @@ def _train_all(runs: list[tuple[str, int]], arguments: argparse.Namespace) -> li
 
 
 def _train(name: str, seed: int, arguments: argparse.Namespace, cores: set[int]) -> bool:
+    """Train and evaluate a row with a seed, unless that is done; return False if it failed."""
     workdir = _workdir(arguments.output, name, seed)
     result = workdir / "ablation.json"
     if result.exists():
         return True
     workdir.mkdir(parents=True, exist_ok=True)
-    resumed = (workdir / "checkpoints").exists()  # then the time of the first part is not known
-    row = ALL_ROWS[name]
-    overrides = [
-        *row.overrides,
-        *arguments.override,
-        f"training.seed={seed}",
-        f"data.data_dir={arguments.data_dir}",
+    is_resumed = (workdir / "checkpoints").exists()  # the time of its first part is not known
+    scores_file = workdir / "eval" / f"{arguments.split}.json"
+    train = _train_command(ALL_ROWS[name], seed, arguments)
+    evaluate = [
+        "signvit_jax.eval",
+        f"--split={arguments.split}",
+        f"--decode={','.join(DECODERS)}",
+        f"--output={scores_file}",
     ]
-    seconds = 0.0  # CPU time of the training; wall time would depend on other work of the machine
+    seconds = 0.0  # CPU time of the training; wall time would depend on the machine's other work
     with (workdir / "ablation.log").open("a") as log:
-        train = ["signvit_jax.train"]
-        if row.has_teacher:
-            train = ["signvit_jax.distill", f"--teacher={arguments.teacher}"]
-        train += [
-            "--config=small",
-            *(f"--config.{override}" for override in overrides),
-        ]
-        scores = workdir / "eval" / f"{arguments.split}.json"
-        evaluate = [
-            "signvit_jax.eval",
-            f"--split={arguments.split}",
-            f"--decode={','.join(DECODERS)}",
-            f"--output={scores}",
-        ]
         for command in (train, evaluate):
             process = subprocess.Popen(
                 [sys.executable, "-m", *command, f"--workdir={workdir}"], stdout=log, stderr=log
@@ -235,10 +223,10 @@ def _train(name: str, seed: int, arguments: argparse.Namespace, cores: set[int])
                 return False
             if command is train:
                 seconds = usage.ru_utime + usage.ru_stime
-    found = json.loads(scores.read_text())["decoders"]
+    by_decoder = json.loads(scores_file.read_text())["decoders"]
     content = {
-        "minutes": None if resumed else seconds / 60,
-        "decoders": {decoder: found[decoder]["scores"] for decoder in DECODERS},
+        "minutes": None if is_resumed else seconds / 60,
+        "decoders": {decoder: by_decoder[decoder]["scores"] for decoder in DECODERS},
     }
     result.write_text(json.dumps(content, indent=1))
     print(
@@ -247,6 +235,20 @@ def _train(name: str, seed: int, arguments: argparse.Namespace, cores: set[int])
         file=sys.stderr,
     )
     return True
+
+
+def _train_command(row: Row, seed: int, arguments: argparse.Namespace) -> list[str]:
+    """Return the module that trains a row, and its flags without --workdir."""
+    overrides = [
+        *row.overrides,
+        *arguments.override,
+        f"training.seed={seed}",
+        f"data.data_dir={arguments.data_dir}",
+    ]
+    command = ["signvit_jax.train"]
+    if row.has_teacher:
+        command = ["signvit_jax.distill", f"--teacher={arguments.teacher}"]
+    return [*command, "--config=small", *(f"--config.{override}" for override in overrides)]
 
 
 def _table(arguments: argparse.Namespace) -> str:
@@ -259,21 +261,21 @@ def _table(arguments: argparse.Namespace) -> str:
         "|---|---|---|---|---|---|---|",
     ]
     for name in arguments.rows:
-        found = [
-            json.loads(file.read_text())
-            for seed in arguments.seeds
-            if (file := _workdir(arguments.output, name, seed) / "ablation.json").exists()
+        files = [
+            _workdir(arguments.output, name, seed) / "ablation.json" for seed in arguments.seeds
         ]
-        if found:
-            columns = [[run["decoders"][decoder]["wer"] for run in found] for decoder in DECODERS]
-            cells = [_spread(column, ".3f") for column in columns]
-            cells += [_spread([run["decoders"]["beam"]["bleu4"] for run in found], ".1f")]
-            cells += [
-                _spread([run["minutes"] for run in found if run["minutes"] is not None], ".0f")
-            ]
-            lines.append(
-                f"| {ALL_ROWS[name].title} (`{name}`) | {len(found)} | " + " | ".join(cells) + " |"
-            )
+        runs = [json.loads(file.read_text()) for file in files if file.exists()]
+        if not runs:
+            continue
+        cells = []
+        for decoder in DECODERS:
+            cells.append(_spread([run["decoders"][decoder]["wer"] for run in runs], ".3f"))
+        cells.append(_spread([run["decoders"]["beam"]["bleu4"] for run in runs], ".1f"))
+        minutes = [run["minutes"] for run in runs if run["minutes"] is not None]
+        cells.append(_spread(minutes, ".0f"))
+        lines.append(
+            f"| {ALL_ROWS[name].title} (`{name}`) | {len(runs)} | " + " | ".join(cells) + " |"
+        )
     return "\n".join(lines)
 
 
@@ -298,8 +300,8 @@ def _plot_curves(arguments: argparse.Namespace, path: Path) -> None:
     for name in arguments.rows:
         files = [_workdir(arguments.output, name, seed) / "metrics.csv" for seed in arguments.seeds]
         series[name] = [read_metrics(file) for file in files if file.exists()]
-    runs = [run for found in series.values() for run in found]
-    if not any(len(run.get("validation/wer", ([], []))[0]) > 1 for run in runs):
+    all_runs = [run for runs in series.values() for run in runs]
+    if not any(len(run.get("validation/wer", ([], []))[0]) > 1 for run in all_runs):
         return
     import matplotlib
 
@@ -307,15 +309,15 @@ def _plot_curves(arguments: argparse.Namespace, path: Path) -> None:
     import matplotlib.pyplot as plt
 
     figure, axes = plt.subplots(1, 2, figsize=(11, 4), layout="constrained", sharex=True)
-    for number, (name, found) in enumerate(series.items()):
-        for run in found:
+    for number, (name, runs) in enumerate(series.items()):
+        for run in runs:
             for axis, key in zip(axes, ("validation/wer", "validation/ctc_wer")):
                 if key in run:
                     axis.plot(
                         *run[key],
                         color=f"C{number}",
                         lw=1.2,
-                        label=name if run is found[0] else None,
+                        label=name if run is runs[0] else None,  # one legend entry per row
                     )
     for axis, title in zip(axes, ("decoder, greedy", "CTC, greedy")):
         axis.set(title=title, xlabel="step", ylabel="validation WER", ylim=(0, 1.5))

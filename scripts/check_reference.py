@@ -80,7 +80,7 @@ class Check:
     group: str
     difference: float
     tolerance: float
-    measure: str = "absolute"  # or "relative", or what is counted
+    measure: str = "absolute"  # or "relative", or for a count: the name of the counted things
     is_count: bool = False
 
     @property
@@ -164,14 +164,13 @@ def compare_mobilenet(vectors: Vectors) -> Iterator[Check]:
         lambda model, images: (model.intermediates(images), model(images).features)
     )(model, _images(vectors))
     parts = ["stem", *(f"blocks/{number}" for number in range(len(sizes.blocks))), "head"]
-    for name in sorted(
-        (name for name in vectors if name.startswith("out/features.")),
-        key=lambda name: int(name.rpartition(".")[2]),
-    ):
+    prefix = "out/features."
+    numbers = [int(name.removeprefix(prefix)) for name in vectors if name.startswith(prefix)]
+    for number in sorted(numbers):
         yield _absolute(
-            name.removeprefix("out/"),
-            outputs[parts[int(name.rpartition(".")[2])]].transpose(0, 3, 1, 2),
-            vectors[name],
+            f"features.{number}",
+            outputs[parts[number]].transpose(0, 3, 1, 2),
+            vectors[f"{prefix}{number}"],
         )
     yield _absolute("pooled", pooled, vectors["out/pooled"])
 
@@ -192,15 +191,15 @@ def comparison(vectors: Vectors) -> Callable[[Vectors], Iterator[Check]]:
 
 
 def _trained(vectors: Vectors, config: Config, settings: Mapping) -> Iterator[Check]:
-    """Compare the model after more training: its sentences end, so that ids can be compared too."""
+    """Compare the model after more training. It ends its sentences, so its ids are compared too."""
     _, trained, _ = load_reference(vectors, prefix="trained_params/")
     trained_batch = _batch(vectors, vectors["trained_in/video"])
     _, parts = _gradient(ModelDefinition(config, settings["vocab_size"]), config.training)(
         parameters_of(trained), trained_batch
     )
-    # The CTC loss of a memorized sentence is a small difference of log-probabilities that are a
-    # thousand times as large. In float32 only about four digits remain, in our system and in the
-    # reference.
+    # The CTC loss of a memorized sentence is the small difference of log-probabilities that are a
+    # thousand times as large. So only about four of its digits are right in float32, both in our
+    # system and in the reference.
     yield _relative("trained losses", _losses(parts), vectors["trained_loss"], 1e-5, floor=0.1)
     yield from _decoded(
         vectors, trained, settings, trained_batch, "trained_decode/", ids_matter=True
@@ -299,25 +298,25 @@ def _decoded(
         vectors[f"{prefix}ctc_greedy"],
         settings["pad_id"],
     )
-    # Keys of beam search: beam4_lp0.6_0 has the ids of clip 0 by 4 hypotheses and a length penalty
-    # of 0.6, beam4_lp0.6_0_score their score.
+    # Keys of beam search: beam4_lp0.6_0 has the ids of clip 0 with beam size 4 and length penalty
+    # 0.6; beam4_lp0.6_0_score has their score.
     matches = [re.fullmatch(rf"{prefix}(beam(\d+)_lp([\d.]+))_0", name) for name in vectors]
     for search, size, penalty in sorted({match.group(1, 2, 3) for match in matches if match}):
         options = SearchOptions(beam_size=int(size), length_penalty=float(penalty), **ids)
-        found = best(beam_search(source, options))
-        clips = range(len(found.scores))
+        hypotheses = best(beam_search(source, options))
+        clips = range(len(hypotheses.scores))
         yield _absolute(
             f"{prefix}{search} scores",
-            found.scores,
+            hypotheses.scores,
             [vectors[f"{prefix}{search}_{clip}_score"] for clip in clips],
         )
         if ids_matter:
-            wanted = [vectors[f"{prefix}{search}_{clip}"] for clip in clips]
-            width = max(len(row) for row in wanted)
-            padded = np.full((len(wanted), width), settings["pad_id"], np.int32)
-            for row, tokens in enumerate(wanted):
-                padded[row, : len(tokens)] = tokens
-            yield _ids(f"{prefix}{search}", found.tokens, padded, settings["pad_id"])
+            expected = [vectors[f"{prefix}{search}_{clip}"] for clip in clips]
+            width = max(len(ids_of_clip) for ids_of_clip in expected)
+            padded = np.full((len(expected), width), settings["pad_id"], np.int32)
+            for row, ids_of_clip in enumerate(expected):
+                padded[row, : len(ids_of_clip)] = ids_of_clip
+            yield _ids(f"{prefix}{search}", hypotheses.tokens, padded, settings["pad_id"])
 
 
 def _tensors(vectors: Vectors) -> dict[str, np.ndarray]:

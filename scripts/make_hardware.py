@@ -1,4 +1,4 @@
-r"""Plan the presets for accelerators, and write what each needs into its "Hardware:" line.
+r"""Plan the presets for accelerators, and write the memory each needs into its "Hardware:" line.
 
     pip install -e '.[plan]'
     python scripts/make_hardware.py                     # all rows; those that are done are skipped
@@ -101,6 +101,7 @@ def _scaled(device: str, devices: int, clips: int) -> Row:
 
 
 def _names(microbatches: int) -> tuple[str, str]:
+    """Overrides for remat by names, and the number of microbatches."""
     return "training.remat=names", f"training.gradient_accumulation={microbatches}"
 
 
@@ -124,7 +125,11 @@ ROWS = (
     Row("dense_vit_100m", "dense_vit_100m", "v5e", 4, ("mesh.fsdp=4",), None, (_names(4),)),
     Row("dense_vit_server", "dense_vit_server", "a100_40", 8, alternatives=(_names(4),)),
     Row(
-        *("dense_vit_server", "dense_vit_server", "v5e", 8, ("training.gradient_accumulation=4",)),
+        "dense_vit_server",
+        "dense_vit_server",
+        "v5e",
+        devices=8,
+        overrides=("training.gradient_accumulation=4",),
         alternatives=(_names(8),),
     ),
     Row("reference", "reference", "a100_40", alternatives=(_names(1),)),
@@ -142,8 +147,11 @@ ROWS = (
         )
     ),
     Row(
-        *(TENSOR, "dense_vit", "h100", 256),
-        ("training.batch_size=256", "mesh.fsdp=8", "mesh.tensor=2"),
+        TENSOR,
+        "dense_vit",
+        "h100",
+        devices=256,
+        overrides=("training.batch_size=256", "mesh.fsdp=8", "mesh.tensor=2"),
     ),
     *(_scaled("h100", devices, 16) for devices in (1, 8, 32, 256)),
     *(_scaled("v5e", devices, 2) for devices in (4, 32, 256)),
@@ -152,7 +160,7 @@ ROWS = (
 
 @dataclasses.dataclass(frozen=True)
 class Result:
-    """What is kept of a row's plan. Times are in seconds; sizes are in bytes of each device.
+    """The stored numbers of a row's plan. Times are in seconds; sizes are in bytes per device.
 
     A compiler for TPUs refuses a program that does not fit: then all numbers are 0, except those of
     memory.
@@ -194,42 +202,42 @@ def read_results() -> dict[str, Result]:
 
 
 def plan(row: Row, known: Result | None) -> Result | None:
-    """Return the row's result; None if its program is still that of the `known` result."""
+    """Return the row's result; None if its program is the same as that of the `known` result."""
     config = load_config(row.preset, [_pair(override) for override in row.overrides])
     request = PlanRequest(row.device, row.devices, row.memory)
-    made = plan_elsewhere(config, request, unless=known.program if known else "")
-    return None if made is None else _result(made)
+    step_plan = plan_elsewhere(config, request, unless=known.program if known else "")
+    return None if step_plan is None else _result(step_plan)
 
 
 def fastest(row: Row, results: dict[str, Result]) -> float:
     """Return the least seconds of a step among the row and its alternatives that fit."""
-    planned = [results[known.key] for known in (row, *row.others) if known.key in results]
+    planned = [results[one.key] for one in (row, *row.others) if one.key in results]
     return min((result.step for result in planned if result.fits), default=float("inf"))
 
 
-def _result(made: StepPlan) -> Result:
-    cost = made.cost
+def _result(step_plan: StepPlan) -> Result:
+    cost = step_plan.cost
     times = cost.roofline if cost else Roofline(0.0, 0.0, 0.0, 0.0)
     sent = cost.collectives if cost else {}
     return Result(
-        program=made.program,
-        total=made.total,
-        usable=made.kind.usable,
+        program=step_plan.program,
+        total=step_plan.total,
+        usable=step_plan.kind.usable,
         perfect=times.perfect,
         careful=times.careful,
         communication=times.communication,
-        mfu=made.mfu,
+        mfu=step_plan.mfu,
         flops=cost.flops if cost else 0.0,
         moved=cost.bytes if cost else 0,
         sent={axes: sum(kinds.values()) for axes, kinds in sent.items()},
-        clips=made.clips,
-        mesh=made.mesh,
-        settings=made.settings,
+        clips=step_plan.clips,
+        mesh=step_plan.mesh,
+        settings=step_plan.settings,
     )
 
 
 def too_large_or_slow(row: Row, results: dict[str, Result]) -> str | None:
-    """Return what is wrong with a row's plan, in a line; None if nothing is."""
+    """Return a one-line complaint about a row's plan; None if it fits and is fast enough."""
     result = results[row.key]
     if not result.fits:
         share = f"{result.share:.0%}"
@@ -372,13 +380,11 @@ def main() -> int:
     )
     arguments = parser.parse_args()
     results = read_results()
-    chosen = (
-        []
-        if arguments.write
-        else [row for row in ROWS if not arguments.only or row.group == arguments.only]
-    )
-    with_others = [planned for row in chosen for planned in (row, *row.others)]
-    rows = {planned.key: planned for planned in with_others}  # without duplicates
+    chosen = []
+    if not arguments.write:
+        chosen = [row for row in ROWS if not arguments.only or row.group == arguments.only]
+    with_others = [one for row in chosen for one in (row, *row.others)]
+    rows = {one.key: one for one in with_others}  # without duplicates
     for row in rows.values():
         print(f"{row.key} ...", end=" ", flush=True)
         result = plan(row, results.get(row.key))

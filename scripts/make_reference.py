@@ -20,9 +20,9 @@ from signvit_jax.config.presets import preset_names
 from signvit_jax.sweep.command import ACTIONS as SWEEP_ACTIONS
 
 FOLDER = Path(__file__).resolve().parent.parent / "docs" / "reference"
-BUILDER = "video_folder"  # the builder whose options stand for all: others have a few of their own
+BUILDER = "video_folder"  # the builder whose help is shown; a few options of others are not
 # Command -> the words to put before --help, one list for each help text to show: a command may need
-# an argument, or have actions with a help of their own.
+# an argument, or have actions with their own help.
 WORDS: dict[str, list[list[str]]] = {
     "build": [[BUILDER]],
     "sweep": [[], *([action] for action in SWEEP_ACTIONS)],

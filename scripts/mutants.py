@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 _OPPOSITES = [("Eq", "NotEq"), ("Lt", "LtE"), ("Gt", "GtE"), ("In", "NotIn"), ("Is", "IsNot")]
-COMPARISONS = {**dict(_OPPOSITES), **{b: a for a, b in _OPPOSITES}}
+COMPARISONS = dict(_OPPOSITES) | {b: a for a, b in _OPPOSITES}  # each to the other of its pair
 OPERATORS = {
     "Add": "Sub",
     "Sub": "Add",
@@ -77,7 +77,7 @@ def mutants(source: str) -> Iterator[tuple[Located, ast.AST | None, str]]:
 
 
 def _without_effect(tree: ast.Module) -> set[int]:
-    """Return the ids of nodes that no test can notice: docstrings, annotations, decorators."""
+    """Return the id() of nodes that no test can notice: docstrings, annotations, decorators."""
     skipped = set()
     for node in ast.walk(tree):
         documented = isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef)
@@ -137,8 +137,8 @@ class Mutant:
 
 def all_mutants(root: Path, files: Sequence[str], lines: range) -> list[Mutant]:
     """Return the mutants in `lines` of files, in an order that is random but always the same."""
-    found = [mutant for file in files for mutant in _mutants_of_file(root, file, lines)]
-    return sorted(found, key=lambda mutant: mutant.id)
+    mutants = [mutant for file in files for mutant in _mutants_of_file(root, file, lines)]
+    return sorted(mutants, key=lambda mutant: mutant.id)
 
 
 def _mutants_of_file(root: Path, file: str, lines: range) -> Iterator[Mutant]:

@@ -29,6 +29,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import NoReturn
 
 from mutants import Mutant, all_mutants
 
@@ -75,7 +76,7 @@ TESTS = {
 TESTS = {f"signvit_jax/{file}": tests for file, tests in TESTS.items()}
 FILES = list(TESTS)
 RESULT_KEYS = ("id", "file", "line", "kind", "change")  # of a Mutant, in the file of --results
-_PASSED = 77  # exit code of tests that passed; not 0, with which a mutant may end the process
+_PASSED = 77  # exit code of tests that passed; not 0, because a mutant may exit with 0
 # The tests that search all source files for calls that unpickle; they reach no line of FILES.
 SKIPPED = "not test_no_source_unpickles and not test_the_search_finds"
 
@@ -88,7 +89,7 @@ class LineRecorder:
             name: collections.defaultdict(list) for name in FILES
         }
         self.seconds: dict[str, float] = collections.defaultdict(float)
-        self.starting: set[str] = set()  # tests that start processes: those lines are not recorded
+        self.starting: set[str] = set()  # tests that start processes, whose lines are not recorded
         self._names = {str(root / name): name for name in FILES}
         self._test = ""
         monitoring = sys.monitoring
@@ -106,7 +107,7 @@ class LineRecorder:
         name = self._names.get(code.co_filename)
         if name and self._test and self._test not in self.lines[name][str(line)]:
             self.lines[name][str(line)].append(self._test)
-        return sys.monitoring.DISABLE  # until the next test
+        return sys.monitoring.DISABLE  # report this line only once per test
 
     def pytest_runtest_logstart(self, nodeid: str) -> None:
         self._test = nodeid
@@ -119,7 +120,7 @@ class LineRecorder:
 def tests_for(mutant: Mutant, reached: dict) -> list[str]:
     """Return the tests that reach the mutant's lines or start processes, the quickest first.
 
-    If no test reaches the lines, because they run on import only: all tests of the file.
+    Return all tests of the file for lines that no test reaches, since they run only on import.
     """
     lines = reached["lines"][mutant.file]
     reaching = {
@@ -153,9 +154,14 @@ class Worker:
         base.parent.mkdir(exist_ok=True)
         # The process looks like a worker of pytest-xdist, so that all of them share one run of the
         # fixture `trained`.
-        of_worker = {"PYTHONPATH": str(self.root), "PYTEST_XDIST_WORKER": f"gw{number}"}
-        of_worker["MUTATE_BASE"] = str(base)
-        for_speed = {
+        variables = {
+            "PYTHONPATH": str(self.root),
+            "PYTEST_XDIST_WORKER": f"gw{number}",
+            "MUTATE_BASE": str(base),
+            "JAX_PLATFORMS": "cpu",
+            "JAX_COMPILATION_CACHE_DIR": str(folder / "jax_cache"),
+            "TF_CPP_MIN_LOG_LEVEL": "3",
+            # For speed:
             "JAX_DISABLE_MOST_OPTIMIZATIONS": "true",
             "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.2",
             "PYTHONDONTWRITEBYTECODE": "1",
@@ -164,14 +170,7 @@ class Worker:
         self.process = subprocess.Popen(
             [sys.executable, str(self.root / "scripts" / "mutate.py"), "--serve"],
             cwd=self.root,
-            env=os.environ
-            | of_worker
-            | for_speed
-            | {
-                "JAX_PLATFORMS": "cpu",
-                "JAX_COMPILATION_CACHE_DIR": str(folder / "jax_cache"),
-                "TF_CPP_MIN_LOG_LEVEL": "3",
-            },
+            env=os.environ | variables,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self.log,
@@ -218,45 +217,58 @@ def serve() -> None:
     import pytest
     import tensorflow_datasets  # noqa: F401 (imported once, before the forks)
 
-    del flax, grain, hypothesis, jax, optax, orbax
+    del flax, grain, hypothesis, jax, optax, orbax, pytest
     ctypes.CDLL(None).prctl(36, 1)  # PR_SET_CHILD_SUBREAPER, for `_end_orphans`
     for line in sys.stdin:
         request = json.loads(line)
         child = os.fork()
         if child == 0:
-            os.setsid()
-            ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG: it ends with its worker
-            os.dup2(2, 1)
-            reached = LineRecorder(Path.cwd()) if request.get("out") else None
-            options = ["-q", "-p", "no:cacheprovider", f"--basetemp={os.environ['MUTATE_BASE']}"]
-            # Libraries that pytest would rewrite have been imported.
-            options += ["-W", "ignore::pytest.PytestAssertRewriteWarning"]
-            if reached is not None:
-                options += ["-m", "not long", "-k", SKIPPED]
-            else:
-                options += ["-x", f"--timeout={request['test_limit']}"]
-            code = pytest.main(
-                [*options, *request["tests"]], plugins=[] if reached is None else [reached]
-            )
-            if reached is not None:
-                content = {
-                    "lines": reached.lines,
-                    "seconds": reached.seconds,
-                    "starting": list(reached.starting),
-                }
-                Path(request["out"]).write_text(json.dumps(content))
-            sys.stderr.flush()
-            os._exit(_PASSED if code == 0 else 1)  # a mutant may have ended the process with 0
+            _run_tests(request)
         end, code = time.monotonic() + request["limit"], None
         while code is None and time.monotonic() < end:
-            number, status = os.waitpid(child, os.WNOHANG)
-            code = os.waitstatus_to_exitcode(status) if number else time.sleep(0.02)
+            ended, status = os.waitpid(child, os.WNOHANG)
+            if ended:
+                code = os.waitstatus_to_exitcode(status)
+            else:
+                time.sleep(0.02)
         if code is None:
             os.kill(child, signal.SIGKILL)
             os.waitpid(child, 0)
         _end_orphans()
         outcome = {None: "timeout", _PASSED: "survived"}.get(code, "killed")
         print(json.dumps({"code": code, "outcome": outcome}), flush=True)
+
+
+def _run_tests(request: dict) -> NoReturn:
+    """Run the tests of a request in this process, a child of the worker's, and exit.
+
+    A request with a path `out` is a run without a mutant: the lines that each test reaches are
+    written there.
+    """
+    import pytest
+
+    os.setsid()
+    ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG: it ends with its worker
+    os.dup2(2, 1)  # the worker's answers use the standard output
+    recorder = LineRecorder(Path.cwd()) if request.get("out") else None
+    options = ["-q", "-p", "no:cacheprovider", f"--basetemp={os.environ['MUTATE_BASE']}"]
+    # Libraries that pytest would rewrite have been imported.
+    options += ["-W", "ignore::pytest.PytestAssertRewriteWarning"]
+    if recorder is not None:
+        options += ["-m", "not long", "-k", SKIPPED]
+    else:
+        options += ["-x", f"--timeout={request['test_limit']}"]
+    plugins = [] if recorder is None else [recorder]
+    code = pytest.main([*options, *request["tests"]], plugins=plugins)
+    if recorder is not None:
+        content = {
+            "lines": recorder.lines,
+            "seconds": recorder.seconds,
+            "starting": list(recorder.starting),
+        }
+        Path(request["out"]).write_text(json.dumps(content))
+    sys.stderr.flush()
+    os._exit(_PASSED if code == 0 else 1)
 
 
 def _end_orphans() -> None:
@@ -271,15 +283,16 @@ def _end_orphans() -> None:
 
 
 def _children() -> list[int]:
-    found = []
+    """Return the ids of this process's children."""
+    ids = []
     for process in Path("/proc").glob("[0-9]*"):
         try:
             after_name = (process / "stat").read_text().rpartition(") ")[2]
         except OSError:  # it has ended
             continue
-        if int(after_name.split()[1]) == os.getpid():
-            found.append(int(process.name))
-    return found
+        if int(after_name.split()[1]) == os.getpid():  # its parent
+            ids.append(int(process.name))
+    return ids
 
 
 def try_all(
@@ -289,20 +302,17 @@ def try_all(
 
     Fills `workers` with the processes that it starts. Returns a result, or None, for each mutant.
     """
-    endings = tuple(arguments.files.split(","))  # without --files: "", with which all names end
-    wanted = all_mutants(ROOT, [file for file in FILES if file.endswith(endings)], arguments.lines)
-    results: dict[str, dict] = {}
+    endings = tuple(arguments.files.split(","))  # ("",) without --files: all names end with ""
+    mutants = all_mutants(ROOT, [file for file in FILES if file.endswith(endings)], arguments.lines)
+    results: dict[str, dict] = {}  # id of a mutant -> its entry in the file of --results
     if arguments.results.exists():
-        results = {
-            entry["id"]: entry
-            for entry in map(json.loads, arguments.results.read_text().splitlines())
-        }
-    due = [
-        mutant
-        for mutant in wanted
-        if mutant.id not in results
-        or (arguments.again and results[mutant.id]["outcome"] == "survived")
-    ][: arguments.count or None]
+        for line in arguments.results.read_text().splitlines():
+            entry = json.loads(line)
+            results[entry["id"]] = entry
+    finished = set(results)
+    if arguments.again:
+        finished = {key for key, entry in results.items() if entry["outcome"] != "survived"}
+    due = [mutant for mutant in mutants if mutant.id not in finished][: arguments.count or None]
     end = time.monotonic() + 60 * arguments.minutes
     workers.extend(Worker(folder, number) for number in range(arguments.workers if due else 0))
     reached: dict = {}
@@ -311,7 +321,7 @@ def try_all(
         reached = _reached(workers[0], tests, arguments.results.with_suffix(".reached.json"))
         seconds = sum(reached["seconds"].values())
         print(
-            f"{len(wanted)} mutants, {len(due)} to try; "
+            f"{len(mutants)} mutants, {len(due)} to try; "
             f"{len(reached['seconds'])} tests take {seconds:.0f} s",
             flush=True,
         )
@@ -345,15 +355,15 @@ def try_all(
                     f"{entry['file']}:{entry['line']} {entry['change']}",
                     flush=True,
                 )
-    return [results.get(mutant.id) for mutant in wanted]
+    return [results.get(mutant.id) for mutant in mutants]
 
 
-def _reached(worker: Worker, tests: list[str], kept: Path) -> dict:
+def _reached(worker: Worker, tests: list[str], cache: Path) -> dict:
     """Return the tests that reach each line; those of an earlier call if the files are the same."""
     files = [*FILES, *tests]
     key = hashlib.sha256(b"".join((ROOT / name).read_bytes() for name in files)).hexdigest()
-    if kept.exists() and (found := json.loads(kept.read_text()))["key"] == key:
-        return found
+    if cache.exists() and (reached := json.loads(cache.read_text()))["key"] == key:
+        return reached
     out = worker.root / "reached.json"
     worker.ask({"tests": tests, "limit": 3600, "out": str(out)})
     if (code := worker.answer()["code"]) != _PASSED:
@@ -361,9 +371,9 @@ def _reached(worker: Worker, tests: list[str], kept: Path) -> dict:
             f"error: the tests fail without any mutant (exit code {code}):\n"
             f"{Path(worker.log.name).read_text()[-4000:]}"
         )
-    found = json.loads(out.read_text()) | {"key": key}
-    kept.write_text(json.dumps(found))
-    return found
+    reached = json.loads(out.read_text()) | {"key": key}
+    cache.write_text(json.dumps(reached))
+    return reached
 
 
 def print_report(results: list[dict | None]) -> int:

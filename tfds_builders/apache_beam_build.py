@@ -47,7 +47,7 @@ def tasks_of(
 def write_shard(task: ShardTask, folder: Path, encoding: Encoding) -> int:
     """Write one shard and its journal; return the number of clips.
 
-    The shard is written in a folder of its own first: Beam may run a task twice at the same time.
+    The shard is first written into a temporary folder: Beam may run a task twice at the same time.
     """
     prefix = f".{task.split}.{task.number:05d}."
     with tempfile.TemporaryDirectory(prefix=prefix, dir=folder) as scratch:

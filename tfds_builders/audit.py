@@ -79,10 +79,10 @@ def audit(
     }
 
 
-def notes(found: Audit) -> list[str]:
+def notes(results: Audit) -> list[str]:
     """Return sentences for the user; what the protocol allows is only in the report."""
     sentences = []
-    frames = found["same_frames"]
+    frames = results["same_frames"]
     if frames["groups"]:
         first = " and ".join(f"{clip['id']} ({clip['split']})" for clip in frames["listed"][0][:2])
         across = (
@@ -94,7 +94,7 @@ def notes(found: Audit) -> list[str]:
             f"{frames['clips']} clips have the same frames as another, "
             f"in {frames['groups']} groups, such as {first}{across}"
         )
-    for split, share in found["same_text"]["seen_in_train"].items():
+    for split, share in results["same_text"]["seen_in_train"].items():
         if share["clips"]:
             sentences.append(
                 f"{share['clips']} of the {share['of']} texts of {split} are word for word in "
@@ -105,7 +105,7 @@ def notes(found: Audit) -> list[str]:
             f"{pair['count']} {name} have clips in {pair['splits'][0]} as well as in "
             f"{pair['splits'][1]} (such as {pair['listed'][0]}): "
             f"scores on {pair['splits'][1]} will be too good"
-            for pair in found[kind]
+            for pair in results[kind]
             if not pair["allowed"]
         ]
     return sentences

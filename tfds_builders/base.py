@@ -82,6 +82,18 @@ class NoReadableMedia(BuildError):
         self.problems = list(problems)
 
 
+def _check_keypoint_folder(option: str, folder: Path | None, kind: str, keypoints: str) -> None:
+    """Raise BuildError for a folder that is missing, or that is for another `kind` of keypoints."""
+    if folder is None:
+        return
+    if keypoints != kind:
+        raise BuildError(
+            f"--{option} is for --keypoints={kind} only; here --keypoints is {keypoints!r}"
+        )
+    if not folder.is_dir():
+        raise BuildError(f"--{option}={folder} is no folder")
+
+
 class SignDatasetBuilder(tfds.core.GeneratorBasedBuilder):
     """Base class of builders.
 
@@ -134,14 +146,7 @@ class SignDatasetBuilder(tfds.core.GeneratorBasedBuilder):
             file_format, kwargs: those of TFDS.
         """
         options = options or {}
-        known = [option.name for option in self.OPTIONS]
-        for name in sorted(set(options) - set(known)):
-            raise BuildError(
-                f"{self.name} has no option {name}; allowed: {', '.join(known) or 'none'}"
-                f"{did_you_mean(name, known)}"
-            )
-        allowed = allowed_by_option(self.OPTIONS)
-        given = {
+        shared = {
             "short_side": short_side,
             "jpeg_quality": jpeg_quality,
             "keypoints": keypoints,
@@ -151,22 +156,9 @@ class SignDatasetBuilder(tfds.core.GeneratorBasedBuilder):
             "shard_megabytes": shard_megabytes,
             "frame_rate": frame_rate,
         }
-        given |= {name: options[name] for name in known if name in options}
-        faults = [
-            option_fault(name, value, allowed[name])
-            for name, value in given.items()
-            if value is not None
-        ]
-        if any(faults):
-            raise BuildError("; ".join(filter(None, faults)))
-        for name, kind in (("keypoint_models", MEDIAPIPE), ("keypoint_files", FILE)):
-            folder = keypoint_models if kind == MEDIAPIPE else keypoint_files
-            if folder is not None and keypoints != kind:
-                raise BuildError(
-                    f"--{name} is for --keypoints={kind} only; here --keypoints is {keypoints!r}"
-                )
-            if folder is not None and not folder.is_dir():
-                raise BuildError(f"--{name}={folder} is no folder")
+        self._check_options(shared, options)
+        _check_keypoint_folder("keypoint_models", keypoint_models, MEDIAPIPE, keypoints)
+        _check_keypoint_folder("keypoint_files", keypoint_files, FILE, keypoints)
         if val_fraction + test_fraction > 1:
             raise BuildError(
                 f"--val_fraction is {val_fraction} and --test_fraction {test_fraction}; "
@@ -193,6 +185,27 @@ class SignDatasetBuilder(tfds.core.GeneratorBasedBuilder):
         self._planned: dict[str, list[Clip]] | None = None
         super().__init__(file_format=file_format, **kwargs)
 
+    def _check_options(self, shared: OptionValues, options: OptionValues) -> None:
+        """Raise BuildError for an unknown option or a value that is not allowed.
+
+        `shared`: values of options that all builders have; `options`: values for OPTIONS.
+        """
+        known = [option.name for option in self.OPTIONS]
+        for name in sorted(set(options) - set(known)):
+            raise BuildError(
+                f"{self.name} has no option {name}; allowed: {', '.join(known) or 'none'}"
+                f"{did_you_mean(name, known)}"
+            )
+        allowed = allowed_by_option(self.OPTIONS)
+        values = shared | {name: options[name] for name in known if name in options}
+        faults = [
+            option_fault(name, value, allowed[name])
+            for name, value in values.items()
+            if value is not None
+        ]
+        if any(faults):
+            raise BuildError("; ".join(filter(None, faults)))
+
     @abc.abstractmethod
     def read_clips(self, manual_dir: Path | None) -> ClipTable:
         """Parse the annotations. Raises AnnotationError.
@@ -202,13 +215,13 @@ class SignDatasetBuilder(tfds.core.GeneratorBasedBuilder):
         """
 
     def path_of(self, option: str, manual_dir: Path | None, default: str = "") -> Path:
-        """Return the value of an option of type Path; not given, it is `default` in `manual_dir`.
+        """Return the value of an option of type Path, or else the path `default` in `manual_dir`.
 
-        Raises BuildError without either.
+        Raises BuildError if neither the option nor `manual_dir` is given.
         """
-        given: Path | None = self.options[option]
-        if given:
-            return given
+        path: Path | None = self.options[option]
+        if path:
+            return path
         if manual_dir is None:
             raise BuildError(f"--{option} is missing")
         return manual_dir / default
@@ -266,9 +279,9 @@ class SignDatasetBuilder(tfds.core.GeneratorBasedBuilder):
     def settings(self) -> dict[str, object]:
         """Return every option that changes the result, as JSON values.
 
-        The number of workers is not among them, nor are paths and options `in_fingerprint`: what
-        was read by those is in `fingerprint`. Without keypoints there is no key for them, as in
-        earlier releases.
+        The number of workers is not among them. Neither are paths and options `in_fingerprint`,
+        because `fingerprint` covers what was read from them. Without keypoints there is no key for
+        them, as in earlier releases.
         """
         builder_options = {
             option.name: self.options[option.name]
@@ -285,7 +298,7 @@ class SignDatasetBuilder(tfds.core.GeneratorBasedBuilder):
         return encoding | fractions | builder_options
 
     def sources(self) -> dict[str, str]:
-        """Return what the user gave to read from: paths, and options `in_fingerprint`."""
+        """Return the options that name the sources: paths, and options `in_fingerprint`."""
         folder = self._keypoint_folders.get(self._keypoints)
         paths = {} if folder is None else {"keypoint_folder": os.path.abspath(folder)}
         paths |= {
@@ -302,8 +315,8 @@ class SignDatasetBuilder(tfds.core.GeneratorBasedBuilder):
     def fingerprint(self, splits: dict[str, list[Clip]]) -> str:
         """Return a digest of all annotations, splits and sizes of video and keypoint files.
 
-        The wording of the reasons in `_table_problems` is part of it: another wording makes a data
-        set that is built already look changed.
+        It includes the reasons in `_table_problems`, so a change of their wording makes a data set
+        that is built already look changed.
         """
         digest = hashlib.sha256()
         source = self.encoding.keypoints
@@ -334,7 +347,7 @@ class SignDatasetBuilder(tfds.core.GeneratorBasedBuilder):
     ) -> dict[str, Generator[tuple[int, EncodedClip | Problem]]]:
         """Return `_generate_examples` of each split for the clips that have no finished shard.
 
-        Finished shards of an earlier, killed build count.
+        Shards that an earlier, killed build has finished are reused.
         """
         not_given = any(
             option.type is Path and not option.optional and self.options[option.name] is None
@@ -413,12 +426,9 @@ class SignDatasetBuilder(tfds.core.GeneratorBasedBuilder):
                     self.warnings.append(
                         f"the split {name!r} is empty: none of its clips could be read"
                     )
-        self.problems += [
-            problem
-            for writer in self._writers.values()
-            for journal in writer.journals
-            for problem in journal.problems
-        ]
+        for writer in self._writers.values():
+            for journal in writer.journals:
+                self.problems += journal.problems
         if not infos:
             self._clear_shards()
             raise NoReadableMedia(
@@ -447,15 +457,12 @@ class SignDatasetBuilder(tfds.core.GeneratorBasedBuilder):
             for name, writer in self._writers.items()
             if any(journal.entries for journal in writer.journals)
         }
-        entries = {
-            name: [entry for journal in writer.journals for entry in journal.entries]
-            for name, writer in written.items()
-        }
-        digests = {
-            name: [digest for journal in writer.journals for digest in journal.digests]
-            for name, writer in written.items()
-        }
-        found = audit(entries, digests, self.SHARED_VIDEOS, self.SIGNER_INDEPENDENT)
+        entries: dict[str, list[schema.IndexEntry]] = {}
+        digests: dict[str, list[str]] = {}
+        for name, writer in written.items():
+            entries[name] = [entry for journal in writer.journals for entry in journal.entries]
+            digests[name] = [digest for journal in writer.journals for digest in journal.digests]
+        audited = audit(entries, digests, self.SHARED_VIDEOS, self.SIGNER_INDEPENDENT)
         media = media_notes(
             journal.notes for writer in written.values() for journal in writer.journals
         )
@@ -472,9 +479,9 @@ class SignDatasetBuilder(tfds.core.GeneratorBasedBuilder):
             + rest_sentences({name: split.rest for name, split in summaries.items()})
             + media_sentences(media)
             + (keypoint_sentences(keypoints) if keypoints else [])
-            + notes(found),
+            + notes(audited),
             "media": media,
-            **found,
+            **audited,
             "failed": [dataclasses.asdict(problem) for problem in self.problems],
             **({"keypoints": keypoints} if keypoints else {}),
         }
@@ -495,7 +502,7 @@ class SignDatasetBuilder(tfds.core.GeneratorBasedBuilder):
 
 
 def mean_clip_bytes(clips: Sequence[Clip], encoding: Encoding, sampled: int = 8) -> float:
-    """Return the mean bytes of a stored clip, estimated by encoding `sampled` clips.
+    """Return the mean size of a stored clip in bytes, estimated by encoding `sampled` clips.
 
     0 if none of these can be read.
     """
@@ -528,9 +535,9 @@ def _pose_source(folder: Path | None) -> KeypointSource:
 
 
 def _media_size(clip: Clip) -> int:
-    """Bytes of the video file, or the number of files of a folder of images.
+    """Bytes of the video file, or the number of files of a folder of images; -1 for a drawn clip.
 
-    It is fast, and other content rarely has the same size. -1 for a drawn clip.
+    This is fast to read, and changed content rarely has the same size.
     """
     if clip.path is None:
         return -1

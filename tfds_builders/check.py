@@ -19,6 +19,7 @@ examples:
 import argparse
 import collections
 import dataclasses
+import itertools
 import os
 import re
 import shlex
@@ -107,19 +108,19 @@ def _fill_from_folder(data: str, flags: argparse.Namespace) -> list[str]:
             f"{data!r} is neither a folder nor a data set; there are {', '.join(known)}"
             f"{did_you_mean(data, known)}"
         )
-    found: dict[str, Path] = {}
+    chosen: dict[str, Path] = {}
     if flags.videos is None:
         from signvit_jax.media.video import EXTENSIONS
 
         has_videos = any(path.suffix.lower() in EXTENSIONS for path in folder.iterdir())
         inner = folder / "videos"
-        found["videos"] = inner if inner.is_dir() and not has_videos else folder
+        chosen["videos"] = inner if inner.is_dir() and not has_videos else folder
     if flags.csv is None and flags.eaf is None and flags.subtitles is None:
         kind, path = _annotations_in(folder)
-        found[kind] = path
-    for name, path in found.items():
+        chosen[kind] = path
+    for name, path in chosen.items():
         setattr(flags, name, path)
-    return [f"--{name}={path}" for name, path in found.items()]
+    return [f"--{name}={path}" for name, path in chosen.items()]
 
 
 def _annotations_in(folder: Path) -> tuple[str, Path]:
@@ -132,13 +133,13 @@ def _annotations_in(folder: Path) -> tuple[str, Path]:
         kind: sum(name.lower().endswith(extensions) for name in file_names)
         for kind, extensions in (("eaf", ELAN), ("subtitles", SUBTITLES))
     }
-    found = [("csv", path) for path in tables]
-    found += [(kind, folder) for kind, count in counts.items() if count]
-    if len(found) == 1:
-        return found[0]
-    candidates = [path.name for path in tables]
-    candidates += [f"{count} {kind} files" for kind, count in counts.items() if count]
-    listed = f"there is {' and '.join(candidates)}" if candidates else "there is no such file"
+    candidates = [("csv", path) for path in tables]
+    candidates += [(kind, folder) for kind, count in counts.items() if count]
+    if len(candidates) == 1:
+        return candidates[0]
+    names = [path.name for path in tables]
+    names += [f"{count} {kind} files" for kind, count in counts.items() if count]
+    listed = f"there is {' and '.join(names)}" if names else "there is no such file"
     raise UsageError(
         f"{folder}: {listed} in it; say with --csv=FILE (a table), --eaf=PATH (ELAN files) or "
         "--subtitles=PATH (.vtt or .srt) where the texts of the videos are"
@@ -168,7 +169,7 @@ def _check_headers(splits: dict[str, list["Clip"]]) -> _CheckedClips:
 
     checked = _CheckedClips()
     by_file: dict[str, list[Clip]] = collections.defaultdict(list)
-    for clip in (clip for clips in splits.values() for clip in clips):
+    for clip in itertools.chain.from_iterable(splits.values()):
         if clip.path is None:  # drawn
             checked.buildable.append(clip)
         elif clip.image_rate is not None:  # a folder of images
@@ -189,8 +190,9 @@ def _check_headers(splits: dict[str, list["Clip"]]) -> _CheckedClips:
                     checked.problems.append(Problem.of(clip, fault))
                     continue
                 checked.buildable.append(clip)
-                if ends := [time for time in (end, file_seconds) if time is not None]:
-                    checked.seconds[clip.id] = min(ends) - (start or 0.0)
+                known_ends = [time for time in (end, file_seconds) if time is not None]
+                if known_ends:
+                    checked.seconds[clip.id] = min(known_ends) - (start or 0.0)
             progress(done, len(by_file))
     return checked
 
@@ -324,9 +326,9 @@ def _audit_notes(
         name: [checked.digests.get(clip.id, clip.id) for clip in clips]
         for name, clips in splits.items()
     }
-    found = audit.audit(entries, digests, builder.SHARED_VIDEOS, builder.SIGNER_INDEPENDENT)
+    audited = audit.audit(entries, digests, builder.SHARED_VIDEOS, builder.SIGNER_INDEPENDENT)
     num_rest = {name: sum(not clip.text for clip in clips) for name, clips in splits.items()}
-    return [*rest_sentences(num_rest), *audit.notes(found)]
+    return [*rest_sentences(num_rest), *audit.notes(audited)]
 
 
 if __name__ == "__main__":

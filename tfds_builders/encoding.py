@@ -33,7 +33,7 @@ class ClipEncoder:
         if self._pool is None:
             return
         if error_type is not None:
-            # Do not wait for clips that are no longer wanted; `kill_workers` from Python 3.14 on.
+            # Do not wait for clips that nobody needs any more; `kill_workers` from Python 3.14 on.
             for worker in list(self._pool._processes.values()):
                 worker.kill()
         self._pool.shutdown(wait=True, cancel_futures=True)

@@ -50,15 +50,15 @@ def read_keypoint_file(path: str | os.PathLike) -> KeypointFile:
     """Read a file of one of EXTENSIONS. Raises KeypointFileError."""
     try:
         with _open(path) as file:
-            found = _read_pose(file) if Path(path).suffix.lower() == ".pose" else _read_npz(file)
+            content = _read_pose(file) if Path(path).suffix.lower() == ".pose" else _read_npz(file)
     except KeypointFileError as error:
         raise KeypointFileError(f"{Path(path).name}: {error}") from error
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, struct.error) as error:
         raise KeypointFileError(f"{Path(path).name} cannot be read: {error}") from error
-    names = found.layout.points
+    names = content.layout.points
     if len(set(names)) < len(names):
         raise KeypointFileError(f"{Path(path).name}: two of its points have the same name")
-    return found
+    return content
 
 
 def _open(path: str | os.PathLike) -> BinaryIO:
@@ -146,14 +146,14 @@ def _fps(value: Shaped[np.ndarray, "..."] | None) -> float | None:
 
 def _npz_layout(arrays: dict[str, np.ndarray], count: int) -> KeypointLayout:
     _check_count(count)
-    given = arrays.get("points")
-    if given is None:
+    point_names = arrays.get("points")
+    if point_names is None:
         for known in (MEDIAPIPE_POSE, HOLISTIC):
             if len(known.points) == count:
                 return known
         names = tuple(map(str, range(count)))
     else:
-        names = tuple(map(str, given.reshape(-1).tolist()))
+        names = tuple(map(str, point_names.reshape(-1).tolist()))
         if len(names) != count:
             raise KeypointFileError(f"it has {count} points, but {len(names)} names in 'points'")
     layout = arrays.get("layout")
@@ -206,9 +206,9 @@ class _Content:
 
     def floats(self, *shape: int) -> Float[np.ndarray, "..."]:
         """Read float32. Raises ValueError if there are not as many."""
-        found = np.frombuffer(self._content, "<f4", math.prod(shape), self._position)
-        self._position += found.nbytes
-        return found.reshape(shape)
+        values = np.frombuffer(self._content, "<f4", math.prod(shape), self._position)
+        self._position += values.nbytes
+        return values.reshape(shape)
 
     @property
     def left(self) -> int:
@@ -298,15 +298,15 @@ def _read_0_0(
     k = sum(len(component.points) for component in components)
     if 3 * frames * k > MAX_NUMBERS:
         raise KeypointFileError(f"it has {frames} frames of {k} points, which is not allowed")
-    found = np.zeros((frames, k, 3), np.float32)
-    for frame in found:
+    points = np.zeros((frames, k, 3), np.float32)
+    for frame in points:
         (people,) = content.numbers("H")
         for person in range(people):
             content.numbers("h")  # the person's id
             parts = [content.floats(len(c.points), len(c.numbers)) for c in components]
             if person == 0:
                 frame[:] = np.concatenate([part[:, [0, 1, -1]] for part in parts])
-    return found, fps
+    return points, fps
 
 
 _READERS = {0.0: _read_0_0, 0.1: _read_0_1, 0.2: _read_0_2}

@@ -1,7 +1,8 @@
 """Keypoints of clips for a build: found in the frames, read from files, or those of drawn clips.
 
-Nothing here fails a clip: where keypoints cannot be had, none are known, and the build report lists
-the clip with the reason. The module is fast to import: worker processes do not need TFDS.
+A clip never fails because of its keypoints: if they cannot be found or read, all are unknown, and
+the build report lists the clip with the reason. The module is fast to import: worker processes do
+not need TFDS.
 """
 
 import dataclasses
@@ -103,19 +104,19 @@ def keypoint_file(clip: "Clip", folder: str) -> Path | None:
 def file_source(clips: Sequence["Clip"], folder: str) -> tuple[KeypointSource | None, list[str]]:
     """Return the files of the clips as a source, and sentences on them for the user.
 
-    `folder` is as for `keypoint_file`. The first file that can be read says which points there are;
-    without any there is no source, and the sentences say why.
+    `folder` is as for `keypoint_file`. The first readable file defines the points. If no file is
+    readable, there is no source, and the sentences explain why.
     """
     files = [keypoint_file(clip, folder) for clip in clips]
     where = folder or "the folders of the videos"
-    found = [path for path in files if path is not None]
-    if not found:
+    existing = [path for path in files if path is not None]
+    if not existing:
         return None, [
             f"--keypoints=file: there is no keypoint file in {where}; a clip's file is <uid>.npz "
             "or <uid>.pose beside its video, or in --keypoint_files=FOLDER"
         ]
     layout, fault = None, ""
-    for path in found:
+    for path in existing:
         try:
             layout = read_keypoint_file(path).layout
             break
@@ -140,26 +141,26 @@ def file_source(clips: Sequence["Clip"], folder: str) -> tuple[KeypointSource | 
 def file_keypoints(
     clip: "Clip", source: KeypointSource, num_frames: int, fps: float
 ) -> ClipKeypoints:
-    """Return the keypoints of `num_frames` stored frames, `fps` per second, by the clip's file."""
+    """Return the keypoints of `num_frames` stored frames at `fps`, from the clip's file."""
     layout = source.layout
     path = keypoint_file(clip, source.folder)
     if path is None:
-        wanted = " or ".join(f"{clip.id}{extension}" for extension in EXTENSIONS)
-        return ClipKeypoints.unknown(num_frames, layout, f"there is no {wanted}")
+        names = " or ".join(f"{clip.id}{extension}" for extension in EXTENSIONS)
+        return ClipKeypoints.unknown(num_frames, layout, f"there is no {names}")
     try:
-        found = _read(os.fspath(path))
-        if found.layout != layout:
+        content = _read(os.fspath(path))
+        if content.layout != layout:
             raise KeypointFileError(
-                f"{path.name} has the {len(found.layout.points)} points {found.layout.name}, "
+                f"{path.name} has the {len(content.layout.points)} points {content.layout.name}, "
                 f"others have {len(layout.points)} points {layout.name}"
             )
         start = 0.0 if _covers_clip(clip, path) else clip.start
-        frames = _frames_in_file(found, num_frames, fps, start, _covers_clip(clip, path))
+        frames = _frames_in_file(content, num_frames, fps, start, _covers_clip(clip, path))
     except KeypointFileError as error:
         return ClipKeypoints.unknown(num_frames, layout, str(error))
     points = np.zeros((num_frames, len(layout.points), 3), np.float16)
-    inside = (frames >= 0) & (frames < len(found.points))
-    points[inside] = stored_keypoints(found.points[frames[inside]])
+    inside = (frames >= 0) & (frames < len(content.points))
+    points[inside] = stored_keypoints(content.points[frames[inside]])
     return ClipKeypoints(points)
 
 
@@ -191,25 +192,25 @@ def _read(path: str) -> KeypointFile:
 
 
 def _frames_in_file(
-    found: KeypointFile, num_frames: int, fps: float, start: float, covers_clip: bool
+    content: KeypointFile, num_frames: int, fps: float, start: float, covers_clip: bool
 ) -> Int[np.ndarray, " t"]:
     """Return the frame of the file for each stored frame; it may be out of range.
 
     Raises KeypointFileError without a rate where one is needed.
     """
     frames = np.arange(num_frames)
-    count = len(found.points)
+    count = len(content.points)
     if covers_clip:
         seconds = num_frames / fps
-        differ = 0.0 if found.fps is None else abs(count / found.fps - seconds)
-        tolerated = max(_SAME_LENGTH * seconds, _SAME_FRAMES / (found.fps or fps))
+        differ = 0.0 if content.fps is None else abs(count / content.fps - seconds)
+        tolerated = max(_SAME_LENGTH * seconds, _SAME_FRAMES / (content.fps or fps))
         if differ <= tolerated:
             return ((frames + 0.5) * count / num_frames).astype(int)
-    if found.fps is None:
+    if content.fps is None:
         raise KeypointFileError("its file is that of the complete video, and has no 'fps'")
     # As in video_worker.py, a stored frame is what is on screen a quarter of a frame later.
     seconds = start + (frames + 0.25) / fps
-    return np.floor(seconds * found.fps + 1e-6).astype(int)
+    return np.floor(seconds * content.fps + 1e-6).astype(int)
 
 
 def keypoint_report(

@@ -8,6 +8,7 @@ import os
 import unicodedata
 from collections.abc import Iterable
 from pathlib import Path
+from typing import NamedTuple
 
 from signvit_jax.media import image_folder
 from signvit_jax.media.video import APPLE_DOUBLE, EXTENSIONS
@@ -127,48 +128,35 @@ class MediaFolder:
         relative = (
             self._files.get(key)
             or self._through_link(name)
-            or self._in_other_case(key, extension_only=True)
+            or self._similar.by_lower_extension.get(_with_lower_extension(key))
             or (self._image_folders.get(key) if self.image_rate else None)
         )
         if relative is None:
             stem, extension = os.path.splitext(name)
             has_extension = extension.lower() in self._extensions
-            wanted = name if has_extension else f"{name}{{{','.join(self._extensions)}}}"
+            pattern = name if has_extension else f"{name}{{{','.join(self._extensions)}}}"
             hint = self._hint(key, stem if has_extension else key)
-            raise LookupError(f"no video {wanted} in {self.root}{hint}")
+            raise LookupError(f"no video {pattern} in {self.root}{hint}")
         return _inside(self.root, relative)
 
-    def _in_other_case(self, key: str, extension_only: bool) -> str | None:
-        """Return the file whose name, or whose extension alone, differs from `key` in case only."""
-        stem, extension = os.path.splitext(key)
-        return self._loose.get(
-            stem + extension.lower() if extension_only else f"\0{key.casefold()}"
-        )
-
     @functools.cached_property
-    def _loose(self) -> dict[str, str]:
-        """Files under three kinds of keys, for `find` and its hints.
-
-        These are the name with its extension in lower case; after one NUL, the case-folded name;
-        after two, the last part of the name.
-        """
-        loose: dict[str, str] = {}
-        for known, relative in self._files.items():
-            stem, extension = os.path.splitext(known)
-            if extension.lower() in self._extensions:
-                loose.setdefault(stem + extension.lower(), relative)
-            loose.setdefault(f"\0{known.casefold()}", relative)
-            loose.setdefault(f"\0\0{os.path.basename(known)}", relative)
-        return loose
+    def _similar(self) -> "_SimilarNames":
+        similar = _SimilarNames({}, {}, {})
+        for key, relative in self._files.items():
+            if os.path.splitext(key)[1].lower() in self._extensions:
+                similar.by_lower_extension.setdefault(_with_lower_extension(key), relative)
+            similar.by_case_folded.setdefault(key.casefold(), relative)
+            similar.by_last_part.setdefault(os.path.basename(key), relative)
+        return similar
 
     def _hint(self, key: str, stem: str) -> str:
-        other = self._in_other_case(key, extension_only=False)
+        other = self._similar.by_case_folded.get(key.casefold())
         if other is not None:
             return (
                 f"; there is {other}, which differs in upper and lower case: "
                 "write the name as the file has it"
             )
-        other = self._loose.get(f"\0\0{key}")
+        other = self._similar.by_last_part.get(key)
         if other is not None:
             return f"; there is {other}: write the folder too"
         if not self.image_rate and key in self._image_folders:
@@ -190,6 +178,14 @@ class MediaFolder:
             if candidate.endswith(self._extensions) and (self.root / candidate).is_file():
                 return candidate
         return None
+
+
+class _SimilarNames(NamedTuple):
+    """Files by inexact forms of their names, for `MediaFolder.find` and its hints."""
+
+    by_lower_extension: dict[str, str]  # the name with its extension in lower case
+    by_case_folded: dict[str, str]
+    by_last_part: dict[str, str]  # the name without its folders
 
 
 class ImageFolders:
@@ -249,3 +245,8 @@ def _inside(root: Path, relative: str) -> str:
 
 def _key(name: str) -> str:
     return unicodedata.normalize("NFC", name)
+
+
+def _with_lower_extension(name: str) -> str:
+    stem, extension = os.path.splitext(name)
+    return stem + extension.lower()

@@ -25,7 +25,7 @@ PLAN_NAME = "plan.json"
 
 @dataclasses.dataclass
 class Journal:
-    """What one shard holds: the clips `first` to `end` - 1 of its split."""
+    """The description of one shard, which has the clips `first` to `end` - 1 of its split."""
 
     first: int
     end: int
@@ -219,14 +219,14 @@ def open_folder(folder: Path, plan: dict[str, object]) -> None:
     Shards of an earlier build of the same plan stay, everything else is removed.
     """
     path = folder / PLAN_NAME
-    wanted = json.dumps(plan, sort_keys=True, ensure_ascii=False)
+    content = json.dumps(plan, sort_keys=True, ensure_ascii=False)
     with contextlib.suppress(OSError, UnicodeDecodeError):
-        if path.read_text(encoding="utf-8") == wanted:
+        if path.read_text(encoding="utf-8") == content:
             return
     folder.mkdir(parents=True, exist_ok=True)
     for file in folder.iterdir():
         file.unlink()
-    path.write_text(wanted, encoding="utf-8")
+    path.write_text(content, encoding="utf-8")
 
 
 def record_of(clip: Clip, encoded: EncodedClip) -> Record:

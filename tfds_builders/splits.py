@@ -48,7 +48,7 @@ def assign_splits(clips: Sequence[Clip], fractions: tuple[float, float]) -> dict
 def split_notes(
     splits: Mapping[str, Sequence[Clip]], fractions: tuple[float, float], options: OptionValues
 ) -> list[str]:
-    """Sentences on splits by a hash that are empty or far from their share, with what to do.
+    """Sentences on splits by a hash that are empty or far from their share, each with advice.
 
     Args:
         splits: the clips of each split.
@@ -67,32 +67,32 @@ def split_notes(
     counts = {name: len(splits.get(name, ())) for name in SPLIT_ORDER}
     total = sum(counts.values())
     empty = [name for name in SPLIT_ORDER if shares[name] > 1e-9 and not counts[name]]
-    notes = []
-    if len(by_hash) > 1 and max(counts.values()) == total:
+    all_in_one = len(by_hash) > 1 and max(counts.values()) == total
+    if empty and all_in_one:
         (name,) = (name for name, count in counts.items() if count)
-        if empty:
-            names = " and ".join(map(repr, empty))
-            others = f"splits {names} are" if len(empty) > 1 else f"split {names} is"
-            notes.append(
-                f"all {total} clips are in the split {name!r}, and the {others} empty: "
-                f"{_why_few_videos(by_hash, options)}"
-            )
-            empty = []
-    elif counts[schema.TRAIN] < 0.5 * shares[schema.TRAIN] * total and not empty:
-        notes.append(
+        names = " and ".join(map(repr, empty))
+        others = f"splits {names} are" if len(empty) > 1 else f"split {names} is"
+        return [
+            f"all {total} clips are in the split {name!r}, and the {others} empty: "
+            f"{_why_few_videos(by_hash, options)}"
+        ]
+    if empty:
+        return [
+            f"the split {name!r} is empty: {_why_few_videos(by_hash, options, shares[name])}"
+            for name in empty
+        ]
+    if not all_in_one and counts[schema.TRAIN] < 0.5 * shares[schema.TRAIN] * total:
+        return [
             f"only {counts[schema.TRAIN]} of {total} clips are in the split 'train': "
             f"{_why_few_videos(by_hash, options)}"
-        )
-    return notes + [
-        f"the split {name!r} is empty: {_why_few_videos(by_hash, options, shares[name])}"
-        for name in empty
-    ]
+        ]
+    return []
 
 
 def _why_few_videos(
     clips: Sequence[Clip], options: OptionValues, fraction: float | None = None
 ) -> str:
-    """The number of source videos, how the clips are assigned to videos, and how to change that."""
+    """The number of source videos, the way clips are assigned to them, and how to change it."""
     groups = collections.Counter(clip.split_group for clip in clips)
     split_by = options.get("split_by")
     kind = SPLIT_BY.get(split_by or VIDEO, SPLIT_BY[VIDEO])

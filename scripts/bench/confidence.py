@@ -61,12 +61,12 @@ def decode(model: TrainedModel, split: Split, file: Path) -> None:
         translator = model.definition.bind(params)
         encoded = translator.encode(video, lengths)
         source = Source(translator.decoder, *translator.memory(encoded))
-        found = {
+        by_decoder = {
             "greedy": greedy(source, options),
             "beam": beam_search(source, options),
         }
         rows = {}
-        for name, hypotheses in found.items():
+        for name, hypotheses in by_decoder.items():
             first = hypotheses
             if name == "beam":
                 first = jax.tree.map(lambda field: field[:, 0], hypotheses)
@@ -95,12 +95,12 @@ def decode(model: TrainedModel, split: Split, file: Path) -> None:
     for batch in make_batches(
         split, model.tokenizer, model.config, batch_size=16, training=False, text_length=text_length
     ):
-        found = jax.device_get(
+        outputs = jax.device_get(
             run(model.params, jnp.asarray(batch["video"]), jnp.asarray(batch["frame_lengths"]))
         )
-        kept = np.asarray(batch["index"]) >= 0  # padding rows have -1
-        for key, value in (found | {"index": batch["index"]}).items():
-            value = np.asarray(value)[kept]
+        is_clip = np.asarray(batch["index"]) >= 0  # padding rows have -1
+        for key, value in (outputs | {"index": batch["index"]}).items():
+            value = np.asarray(value)[is_clip]
             # The last axis of these has the length of the bucket: pad it to the longest one.
             if key.endswith("attention") or (key.startswith("ctc_") and value.ndim == 2):
                 padding = [(0, 0)] * (value.ndim - 1) + [(0, longest - value.shape[-1])]
@@ -143,7 +143,7 @@ def clip_statistics(
         attention[:, start:end].sum(1).max()
         for start, end in zip(example["ctc_starts"][:labels], example["ctc_ends"][:labels])
     ]
-    found = {
+    values = {
         "mean token probability (the uncalibrated confidence)": probabilities.mean(),
         "least probable token": log_probs.min(),
         "mean log-probability": log_probs.mean(),
@@ -159,22 +159,20 @@ def clip_statistics(
     }
     if decoder == "beam":
         sums = example["beam_n_best"].sum(-1)
-        found["share of the beam's probability"] = sums[0] - np.logaddexp.reduce(sums)
-        found["margin to the second hypothesis"] = sums[0] - sums[1:].max()
-        found["beam and greedy agree"] = float(
+        values["share of the beam's probability"] = sums[0] - np.logaddexp.reduce(sums)
+        values["margin to the second hypothesis"] = sums[0] - sums[1:].max()
+        values["beam and greedy agree"] = float(
             (example["beam_tokens"] == example["greedy_tokens"]).all()
         )
     if lexicon is not None:
         glosses = [word_key(word) for word in ctc_text.split()]
         keys = [word_key(word) for word in model.tokenizer.decode(tokens).split()]
         missing = max(lexicon.unexplained_glosses(glosses, keys), default=0.0)
-        found["signs whose word is missing"] = -min(missing, 1.0)
+        values["signs whose word is missing"] = -min(missing, 1.0)
         extra = max(lexicon.unexplained_words(glosses, keys), default=0.0)
-        found["words without a sign"] = -min(extra, 1.0)
-    return {
-        **found,
-        **{name: value for name, value in ours.items() if name in ("explained", "agreement")},
-    }
+        values["words without a sign"] = -min(extra, 1.0)
+    values |= {name: ours[name] for name in ("explained", "agreement") if name in ours}
+    return values
 
 
 # Sets of statistics that are tried together. Each statistic is also tried alone.
@@ -202,14 +200,14 @@ def rows_of(
     loaded = {name: np.load(features / f"{name}.npz") for name in splits}
     arrays = {name: {key: file[key] for key in file.files} for name, file in loaded.items()}
     for decoder in DECODERS:
-        given: dict[str, list[dict[str, float]]] = {}  # split -> statistics of each clip
+        measured: dict[str, list[dict[str, float]]] = {}  # split -> statistics of each clip
         right: dict[str, list[bool]] = {}  # split -> whether each clip's text is right
         for name, split in splits.items():
             examples = [
                 {key: value[row] for key, value in arrays[name].items()}
                 for row in range(len(arrays[name]["index"]))
             ]
-            given[name] = [
+            measured[name] = [
                 clip_statistics(example, decoder, model, lexicon) for example in examples
             ]
             texts = [
@@ -224,19 +222,19 @@ def rows_of(
                 )
                 for example, text in zip(examples, texts)
             ]
-        names = list(given[measured_on][0])
-        combinations = [names_of for names_of in COMBINATIONS if set(names_of) <= set(names)]
+        names = list(measured[measured_on][0])
+        combinations = [chosen for chosen in COMBINATIONS if set(chosen) <= set(names)]
         for chosen in [(name,) for name in names] + combinations:
             yield (
                 decoder,
                 " + ".join(chosen),
-                *_figures(chosen, given, right, fitted_on, measured_on),
+                *_figures(chosen, measured, right, fitted_on, measured_on),
             )
 
 
 def _figures(
     chosen: Sequence[str],
-    given: Mapping[str, list[dict[str, float]]],
+    measured: Mapping[str, list[dict[str, float]]],
     right: Mapping[str, list[bool]],
     fitted_on: str,
     measured_on: str,
@@ -244,12 +242,12 @@ def _figures(
     """Return AUC, calibration error and the interval of the latter, of the chosen statistics."""
 
     def of_clips(split: str) -> list[dict[str, float]]:
-        return [{key: float(clip[key]) for key in chosen} for clip in given[split]]
+        return [{key: float(clip[key]) for key in chosen} for clip in measured[split]]
 
     scale: Callable[[Mapping[str, float]], float] = fit_scale(of_clips(fitted_on), right[fitted_on])
-    found = reliability([scale(clip) for clip in of_clips(measured_on)], right[measured_on])
-    low, high = found.ece_interval or (math.nan, math.nan)
-    return f"{found.auc:.3f}", f"{found.ece:.3f}", f"{low:.3f}–{high:.3f}"
+    result = reliability([scale(clip) for clip in of_clips(measured_on)], right[measured_on])
+    low, high = result.ece_interval or (math.nan, math.nan)
+    return f"{result.auc:.3f}", f"{result.ece:.3f}", f"{low:.3f}–{high:.3f}"
 
 
 def main() -> None:

@@ -76,8 +76,8 @@ def main() -> None:
         f"{jax.devices()[0].device_kind}, logits {shape}, {args.labels} labels, "
         f"medians of {args.runs} runs"
     )
-    times = {name: statistics.median(taken) for name, taken in seconds.items()}
-    cpu_times = {name: statistics.median(taken) for name, taken in cpu_seconds.items()}
+    times = {name: statistics.median(runs) for name, runs in seconds.items()}
+    cpu_times = {name: statistics.median(runs) for name, runs in cpu_seconds.items()}
     memories = {}
     for name, step in compiled.items():
         memory = step.memory_analysis()
@@ -88,7 +88,7 @@ def main() -> None:
             f"{memories[name] / 2**20:8.1f} MiB"
         )
     time_ratio, cpu_ratio, memory_ratio = (
-        found["ours"] / found["optax"] for found in (times, cpu_times, memories)
+        values["ours"] / values["optax"] for values in (times, cpu_times, memories)
     )
     print(
         f"ours/optax: time {time_ratio:.2f}, CPU {cpu_ratio:.2f}, memory {memory_ratio:.2f}; "

@@ -152,8 +152,8 @@ def seek_with_opencv(videos: Sequence[Path], config: DataConfig) -> int:
         count, fps = int(capture.get(cv2.CAP_PROP_FRAME_COUNT)), capture.get(cv2.CAP_PROP_FPS)
         for position in sample_frames(count, fps, config, limit=config.num_frames):
             capture.set(cv2.CAP_PROP_POS_FRAMES, int(position))
-            found, image = capture.read()
-            if found:
+            is_read, image = capture.read()
+            if is_read:
                 cv2.resize(
                     cv2.cvtColor(image, cv2.COLOR_BGR2RGB),
                     (config.image_size, config.image_size),

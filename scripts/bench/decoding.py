@@ -115,7 +115,7 @@ def implementations(
     def uncached_step(length):
         return seconds(uncached, np.full((len(rows), length), BOS, np.int32))
 
-    found = {
+    calls = {
         "ours, cached": lambda: seconds(search),
         "ours, uncached": lambda: uncached_loop(uncached_step),
     }
@@ -125,11 +125,11 @@ def implementations(
         difference = np.abs(torch.logits(prefix) - np.asarray(uncached(prefix))).max()
         print(f"torch's logits differ from ours by at most {difference:.1e}")
         step = functools.partial(torch.seconds, "step", rows=len(rows), bos_id=BOS)
-        found["torch, cached"] = lambda: torch.seconds(
+        calls["torch, cached"] = lambda: torch.seconds(
             "decode", rows=len(rows), max_len=TOKENS, bos_id=BOS
         )
-        found["torch, uncached"] = lambda: uncached_loop(lambda length: step(length=length))
-    return found
+        calls["torch, uncached"] = lambda: uncached_loop(lambda length: step(length=length))
+    return calls
 
 
 def bandwidth() -> float:
@@ -173,14 +173,14 @@ def main() -> None:
         (f"beam {BEAM}, {CLIPS} clips", CLIPS, BEAM),
     ):
         calls = implementations(decoder, clips, beam, torch)
-        taken = {implementation: [] for implementation in calls}
+        durations_of = {implementation: [] for implementation in calls}
         for run in range(args.runs + 1):
             for implementation, call in calls.items():
                 duration = call()
                 if run:  # the first one is the warm-up
-                    taken[implementation].append(duration)
-        ours = statistics.median(taken["ours, cached"])
-        for implementation, durations in taken.items():
+                    durations_of[implementation].append(duration)
+        ours = statistics.median(durations_of["ours, cached"])
+        for implementation, durations in durations_of.items():
             median = statistics.median(durations)
             print(
                 f"{name:18} {implementation:16} {median:9.3f} s {median / clips:8.3f} s a clip "

@@ -355,13 +355,13 @@ def all_sentences() -> Iterator[Sentence]:
                     article = "an " if thing == "APPLE" else "a "
                     target = THINGS[thing][1] if many_things else article + THINGS[thing][0]
                 text = translate(when, target, who, many, predicate, twice, ending)
-                kept = tuple(filter(None, signs))
-                if 2 <= len(kept) <= 6 and 3 <= len(text.split()) <= 9:
-                    yield Sentence(kept, text)
+                signs = tuple(sign for sign in signs if sign)  # without empty parts
+                if 2 <= len(signs) <= 6 and 3 <= len(text.split()) <= 9:
+                    yield Sentence(signs, text)
 
 
 def split_sentences(seed: int) -> dict[str, list[list[Sentence]]]:
-    """For each split, its own sentences, grouped by length and by whether a sign is repeated."""
+    """Split the sentences; those of a split are grouped by length and by repetition of a sign."""
     groups: dict[tuple[int, bool], list[Sentence]] = {}
     for sentence in all_sentences():
         groups.setdefault((len(sentence.signs), sentence.repeats), []).append(sentence)
@@ -383,9 +383,10 @@ def pick_sentence(groups: list[list[Sentence]], rng: np.random.Generator) -> Sen
     weights = []
     for group in groups:
         length, repeats = len(group[0].signs), group[0].repeats
-        both = sum(len(other[0].signs) == length for other in groups) == 2
-        factor = (REPEATED_WEIGHT if repeats else 1 - REPEATED_WEIGHT) if both else 1.0
-        weights.append(LENGTH_WEIGHTS[length] * factor)
+        weight = LENGTH_WEIGHTS[length]
+        if sum(len(other[0].signs) == length for other in groups) == 2:  # the length has both kinds
+            weight *= REPEATED_WEIGHT if repeats else 1 - REPEATED_WEIGHT
+        weights.append(weight)
     group = groups[rng.choice(len(groups), p=np.array(weights) / sum(weights))]
     return group[rng.integers(len(group))]
 
@@ -521,14 +522,14 @@ def make_motion(
     if starts_at_rest:
         rest_for(rng.uniform(0.15, 0.5) if rests is None else rests[0])
     for name in signs:
-        made = sign_poses(name, signer, last_pose[1], rng)
+        of_sign = sign_poses(name, signer, last_pose[1], rng)
         two_hands = SIGNS[name].hands in ("mirror", "parallel")
         new_shapes = (SIGNS[name].shape, SIGNS[name].shape if two_hands else "flat")
         if poses:
-            move_to(made[0], new_shapes, name == last_name)
-        poses.append(made)
-        shapes.extend([new_shapes] * len(made))
-        last_pose, last_shapes, last_name = made[-1], new_shapes, name
+            move_to(of_sign[0], new_shapes, name == last_name)
+        poses.append(of_sign)
+        shapes.extend([new_shapes] * len(of_sign))
+        last_pose, last_shapes, last_name = of_sign[-1], new_shapes, name
     if ends_at_rest:
         move_to(rest, ("flat", "flat"), False)
         rest_for(rng.uniform(0.15, 0.5) if rests is None else rests[1])
@@ -609,7 +610,7 @@ class Scene:
         draw.polygon(neck, self.color(signer.skin, 0.82))
 
     def draw_head(self) -> tuple[Image.Image, np.ndarray]:
-        """The head as an image of its own, which moves a little, and its upper left corner."""
+        """A separate image of the head, which moves a little, and its top left corner."""
         signer, unit = self.signer, self.signer.unit
         image = Image.new("RGBA", (int(unit * 1.1), int(unit * 1.3)))
         draw = ImageDraw.Draw(image)

@@ -2,10 +2,10 @@
 
     python scripts/bench/encoder_cpu.py --runs=3 --torch_python=torch_environment/bin/python
 
-Our encoder and PyTorch's run in float32 and bfloat16, the export in INT8. Each has a process of its
-own and the same weights, in the dtype of the computation; the largest difference of the outputs is
-printed. They run in turn. Times are medians of wall time and of CPU time; on a busy machine the CPU
-time is the better comparison.
+Our encoder and PyTorch's run in float32 and bfloat16, the export in INT8. Each runs in its own
+process with the same weights, in the dtype of the computation; the largest difference of the
+outputs is printed. They run in turn. Times are medians of wall time and of CPU time; on a busy
+machine the CPU time is the better comparison.
 
 If torch has no bfloat16 kernel for the processor, a clip takes minutes: with
 `--torch_bfloat16_frames=1` it gets one frame, and the time is multiplied.
@@ -45,12 +45,12 @@ TINY = {"output_dim": 64, "vit_hidden_dim": 64, "vit_num_heads": 2, "vit_mlp_dim
 
 def encoder_config(size: str, layers: int, dtype: str) -> Config:
     """Return the config of the reference, or of a small model, with `layers` ViT blocks."""
-    given = {"model": {"encoder": {}}}
+    values = {"model": {"encoder": {}}}
     if size == "tiny":
-        given = {"model": {"encoder": dict(TINY)}, "data": {"image_size": 64}}
-    given["model"]["encoder"]["vit_num_layers"] = layers
+        values = {"model": {"encoder": dict(TINY)}, "data": {"image_size": 64}}
+    values["model"]["encoder"]["vit_num_layers"] = layers
     return from_mapping(
-        given | {"training": {"use_amp": dtype == "bfloat16", "scan_layers": False}}
+        values | {"training": {"use_amp": dtype == "bfloat16", "scan_layers": False}}
     )
 
 
@@ -66,10 +66,10 @@ def forward_flops(config: Config) -> float:
 
 
 def serve(size: str, layers: int, dtype: str) -> None:
-    """Run our encoder in this process, in the way of `torch_encoder.py`.
+    """Run our encoder in this process, with the same protocol as `torch_encoder.py`.
 
-    The first line of standard input tells the files to use; each further line asks for one run.
-    Every line is answered by one line of JSON.
+    The first line of standard input names the files to use; each further line requests one run.
+    The reply to each line is one line of JSON.
     """
     first = json.loads(sys.stdin.readline())
     config = encoder_config(size, layers, dtype)
@@ -105,12 +105,12 @@ def serve(size: str, layers: int, dtype: str) -> None:
     for _ in sys.stdin:
         start, cpu_start = time.perf_counter(), time.process_time()
         pooled = jax.block_until_ready(encode(state, video))
-        taken = {
+        times = {
             "seconds": time.perf_counter() - start,
             "cpu_seconds": time.process_time() - cpu_start,
         }
         np.save(first["out"], np.asarray(pooled, np.float32))
-        print(json.dumps(taken), flush=True)
+        print(json.dumps(times), flush=True)
 
 
 def serve_onnx(size: str, layers: int) -> None:
@@ -140,12 +140,12 @@ def serve_onnx(size: str, layers: int) -> None:
     for _ in sys.stdin:
         start, cpu_start = time.perf_counter(), time.process_time()
         (encoded,) = programs.encode(None, video, on_device)
-        taken = {
+        times = {
             "seconds": time.perf_counter() - start,
             "cpu_seconds": time.process_time() - cpu_start,
         }
         np.save(first["out"], np.asarray(encoded.pooled, np.float32))
-        print(json.dumps(taken), flush=True)
+        print(json.dumps(times), flush=True)
 
 
 class _Untrained(NamedTuple):
@@ -175,10 +175,10 @@ class Encoder:
 
     def run(self, *, counts: bool) -> None:
         """Encode once; add the time to the results if it `counts`, which a warm-up does not."""
-        taken = self._ask({"frames": self.frames})
+        times = self._ask({"frames": self.frames})
         if counts:
-            self.seconds.append(taken["seconds"] * self.clip_frames / self.frames)
-            self.cpu_seconds.append(taken["cpu_seconds"] * self.clip_frames / self.frames)
+            self.seconds.append(times["seconds"] * self.clip_frames / self.frames)
+            self.cpu_seconds.append(times["cpu_seconds"] * self.clip_frames / self.frames)
 
     def _ask(self, message: dict) -> dict:
         print(json.dumps(message), file=self.requests, flush=True)
@@ -198,20 +198,20 @@ def start_encoders(args: argparse.Namespace, folder: str) -> list[Encoder]:
         "video": f"{folder}/video.npy",
     }
     ours = [sys.executable, str(here), f"--size={args.size}", f"--layers={args.layers}"]
-    found = []
+    encoders = []
     for name, kind in (  # the first one writes the weights that torch reads
         ("ours float32", "float32"),
         ("ours bfloat16", "bfloat16"),
         ("ours INT8, onnxruntime", "onnx"),
     ):
         request = first | {"out": f"{folder}/ours_{kind}.npy"}
-        found.append(Encoder(name, [*ours, f"--serve={kind}"], request, frames))
+        encoders.append(Encoder(name, [*ours, f"--serve={kind}"], request, frames))
     if args.torch_python:
-        for dtype, given in (("float32", frames), ("bfloat16", args.torch_bfloat16_frames)):
+        for dtype, count in (("float32", frames), ("bfloat16", args.torch_bfloat16_frames)):
             command = [args.torch_python, str(here.with_name("torch_encoder.py")), dtype]
             request = first | {"out": f"{folder}/torch_{dtype}.npy"}
-            found.append(Encoder(f"torch {dtype}", command, request, given or frames))
-    return found
+            encoders.append(Encoder(f"torch {dtype}", command, request, count or frames))
+    return encoders
 
 
 def main() -> None:

@@ -126,10 +126,10 @@ def main() -> int:
         card = device_name()
         for name in chosen:
             case = BASE | known[name] | {"name": name, "size": args.size, "steps": args.steps}
-            found = measure(case, args.torch_python, folder, end - time.monotonic())
-            failed += "failed" in found
+            outcome = measure(case, args.torch_python, folder, end - time.monotonic())
+            failed += "failed" in outcome
             load = round(os.getloadavg()[0], 1)
-            line = {"row": name, "size": args.size, "card": card, "load": load} | found
+            line = {"row": name, "size": args.size, "card": card, "load": load} | outcome
             with args.output.open("a") as file:
                 file.write(json.dumps(line) + "\n")
             print(json.dumps(line), flush=True)
@@ -154,8 +154,8 @@ def device_name() -> str:
             "--query-gpu=name,memory.total,driver_version",
             "--format=csv,noheader",
         ]
-        done = subprocess.run(query, capture_output=True, text=True, check=True, timeout=30)
-        return done.stdout.strip().replace("\n", "; ")
+        process = subprocess.run(query, capture_output=True, text=True, check=True, timeout=30)
+        return process.stdout.strip().replace("\n", "; ")
     except (OSError, subprocess.SubprocessError):
         models = [
             line.split(":", 1)[1].strip()

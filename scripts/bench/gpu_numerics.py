@@ -86,8 +86,8 @@ def padding_gradient(num_tokens: int, heads: int, width: int) -> float:
 
 
 def difference(ours: jax.Array, exact: jax.Array) -> float:
-    found, wanted = np.asarray(ours, np.float64), np.asarray(exact, np.float64)
-    return float(np.abs(found - wanted).max() / np.abs(wanted).max())
+    measured, expected = np.asarray(ours, np.float64), np.asarray(exact, np.float64)
+    return float(np.abs(measured - expected).max() / np.abs(expected).max())
 
 
 def dropped_share(generator: str) -> float:
@@ -118,13 +118,13 @@ def loss_differences(case: dict) -> dict[str, float]:
             definition.bind(params), batch, loss_denominators(batch), config.training
         )[0]
 
-    found = []
+    outputs = []
     for device in (jax.devices()[0], jax.devices("cpu")[0]):
         with jax.default_device(device), jax.default_matmul_precision("highest"):
             params = jax.device_put(jax.jit(lambda: definition.init(0))(), device)
             step = jax.jit(jax.value_and_grad(loss))
-            found.append(jax.device_get(step(params, jax.device_put(batch, device))))
-    (ours, ours_grad), (exact, exact_grad) = found
+            outputs.append(jax.device_get(step(params, jax.device_put(batch, device))))
+    (ours, ours_grad), (exact, exact_grad) = outputs
     size = max(float(np.abs(g).max()) for g in jax.tree.leaves(exact_grad))
     gradients = max(
         float(np.abs(a - b).max())
@@ -137,16 +137,16 @@ def main() -> None:
     case = json.loads(sys.argv[1])
     start = time.perf_counter()
     heads, width = (16, 64) if case["size"] == "full" else (2, 16)
-    found = attention_differences(197, heads, width)
-    found["padding_gradient"] = padding_gradient(197, heads, width)
-    found |= {f"dropout_{name}": dropped_share(name) for name in ("threefry", "rbg", "hash")}
-    found |= loss_differences(case)
+    differences = attention_differences(197, heads, width)
+    differences["padding_gradient"] = padding_gradient(197, heads, width)
+    differences |= {f"dropout_{name}": dropped_share(name) for name in ("threefry", "rbg", "hash")}
+    differences |= loss_differences(case)
     beyond = [
         f"{name} {value:.2g} > {BOUNDS[name]:g}"
-        for name, value in found.items()
+        for name, value in differences.items()
         if not value <= BOUNDS[name]
     ]
-    result = {name: float(f"{value:.3g}") for name, value in found.items()}
+    result = {name: float(f"{value:.3g}") for name, value in differences.items()}
     device = f"{jax.device_count()} x {jax.devices()[0].device_kind}"
     result |= {
         "attention_is": fastest_attention(jnp.bfloat16, 64, plain=True),

@@ -53,7 +53,7 @@ def prepared(
         outputs = forward(definition.bind(params), batch, key)
         total = outputs.logits.mean() + outputs.ctc_logits.mean()
         localization = outputs.encoded.localization
-        return total if localization is None else total + sum(x.mean() for x in localization.found)
+        return total if localization is None else total + sum(x.mean() for x in localization.parts)
 
     inputs = jax.jit(definition.init)(0), batch, jax.random.key(0)
     gradient = jax.jit(jax.grad(loss)).lower(*inputs).compile()

@@ -70,15 +70,15 @@ def _random(shapes: PyTree) -> PyTree:
 
 def _ranges(leaves: list) -> dict[str, np.ndarray]:
     """Return -1 to 1 as the input range of every layer of the encoder."""
-    found = {}
+    limits_by_layer = {}
     for path, leaf in leaves:
         *layer, name = (key.key for key in path)
         if layer[0] == "encoder" and name == "kernel":
             limits = np.asarray([-1.0, 1.0], np.float32)
             if leaf.ndim < 4:  # not a convolution's kernel; stacked layers have a range each
                 limits = np.broadcast_to(limits, (*leaf.shape[:-2], 2))
-            found["/".join(layer)] = limits
-    return found
+            limits_by_layer["/".join(layer)] = limits
+    return limits_by_layer
 
 
 def _size(tensors: dict[str, np.ndarray]) -> int:

@@ -35,7 +35,7 @@ def main() -> None:
         sys.exit(f"error: there is no video in {arguments.videos}")
     sampling = Sampling(short_side=Encoding.short_side, max_frame_rate=STORED_FRAME_RATE)
     model = PoseModel(arguments.models)
-    frames = found = 0
+    frames = num_with_pose = 0
     clips_below = 0
     seconds = 0.0
     for video in videos:
@@ -48,10 +48,10 @@ def main() -> None:
         with_pose = sum(bool((pose[:, 2] > 0).any()) for pose in poses)
         clips_below += with_pose < len(images) / 2
         frames += len(images)
-        found += with_pose
+        num_with_pose += with_pose
     print(f"{frames} frames of {len(videos)} videos, in {seconds:.1f} s of one core")
     print(f"{frames / seconds:.1f} frames per second and core; the target is {TARGET_SPEED}")
-    print(f"a pose in {found / frames:.2%} of the frames; the target is {TARGET_SHARE:.0%}")
+    print(f"a pose in {num_with_pose / frames:.2%} of the frames; the target is {TARGET_SHARE:.0%}")
     print(f"{clips_below} videos with a pose in less than half of their frames")
 
 

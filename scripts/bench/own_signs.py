@@ -71,8 +71,8 @@ def main() -> int:
     for number in map(int, numbers.split(",")):
         kind = "irish" if flags.irish else "drawn"
         row = f"{flags.name} {kind} {number}"
-        found = json.loads(results.read_text()) if results.exists() else {}
-        if row not in found:
+        finished = json.loads(results.read_text()) if results.exists() else {}
+        if row not in finished:
             folder = flags.output / f"{kind}-{number}"
             test_takes = irish_takes(flags.irish, number, folder) if flags.irish else None
             test_takes = test_takes or drawn_takes(number, folder)
@@ -80,9 +80,9 @@ def main() -> int:
             seed = 0 if flags.irish else number
             workdir = flags.output / f"{flags.name}-{kind}-{number}"
             seconds = train(folder, workdir, seed, flags.overrides)
-            found[row] = {"seconds": round(seconds), **read_live(workdir, test_takes)}
-            write_atomically(results, json.dumps(found, indent=1) + "\n")
-        print(row, json.dumps(found[row]), flush=True)
+            finished[row] = {"seconds": round(seconds), **read_live(workdir, test_takes)}
+            write_atomically(results, json.dumps(finished, indent=1) + "\n")
+        print(row, json.dumps(finished[row]), flush=True)
     return 0
 
 

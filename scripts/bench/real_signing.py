@@ -141,11 +141,11 @@ def _train(name: str, row: str, seed: int, data: Path, arguments: argparse.Names
     command += [f"--override={override}" for override in overrides]
     if subprocess.run(command, check=False).returncode:
         return False
-    found = json.loads((output / row / f"seed{seed}" / "ablation.json").read_text())
+    result = json.loads((output / row / f"seed{seed}" / "ablation.json").read_text())
     line = {"set": name, "row": row, "seed": seed, "overrides": arguments.override}
-    line |= {"minutes": found["minutes"] and round(found["minutes"], 1)}
+    line |= {"minutes": result["minutes"] and round(result["minutes"], 1)}
     line |= {
-        decoder: {key: round(found["decoders"][decoder][key], 4) for key in ("wer", "exact_match")}
+        decoder: {key: round(result["decoders"][decoder][key], 4) for key in ("wer", "exact_match")}
         for decoder in DECODERS
     }
     with arguments.results.open("a", encoding="utf-8") as file:
@@ -171,13 +171,13 @@ def _write_page(arguments: argparse.Namespace) -> None:
     for line in _results(arguments):
         key = line["set"], line["row"], " ".join(line["overrides"])
         groups.setdefault(key, []).append(line)
-    for (name, row, values), found in sorted(groups.items()):
-        cells = [_percent([run[decoder]["wer"] for run in found]) for decoder in DECODERS]
-        cells.append(_percent([run["beam"]["exact_match"] for run in found], worst=min))
-        minutes = [run["minutes"] for run in found if run["minutes"]]
+    for (name, row, values), runs in sorted(groups.items()):
+        cells = [_percent([run[decoder]["wer"] for run in runs]) for decoder in DECODERS]
+        cells.append(_percent([run["beam"]["exact_match"] for run in runs], worst=min))
+        minutes = [run["minutes"] for run in runs if run["minutes"]]
         cells.append(f"{statistics.mean(minutes):.0f}" if minutes else "-")
         lines.append(
-            f"| {name} | `{row}` | {f'`{values}`' if values else ''} | {len(found)} | "
+            f"| {name} | `{row}` | {f'`{values}`' if values else ''} | {len(runs)} | "
             + " | ".join(cells)
             + " |"
         )

@@ -43,10 +43,11 @@ def main() -> int:
         ]
         clips = [clip for recording in recordings for clip in recording.clips]
         alone = translator.translate([frames for frames, _ in clips], decode=flags.decode, fps=RATE)
-        clip_wer = score([text for _, text in clips], [found.text for found in alone]).wer
+        references = [text for _, text in clips]
+        clip_wer = score(references, [translation.text for translation in alone]).wer
         print(
             f"{take}: {len(clips)} clips alone, WER {clip_wer:.2%}, "
-            f"without text {sum(not found.text for found in alone)}; "
+            f"without text {sum(not translation.text for translation in alone)}; "
             f"recordings should have at most {1.25 * clip_wer + 0.02:.2%}",
             flush=True,
         )

@@ -37,12 +37,12 @@ def main() -> int:
 
         The evidence (n,) is CTC's evidence for signs in each clip.
         """
-        found = translator.translate(clips, decode=flags.decode, fps=RATE)
+        translations = translator.translate(clips, decode=flags.decode, fps=RATE)
         without = translator.translate(clips, decode=flags.decode, fps=RATE, rest_evidence=0.0)
         return (
-            sum(bool(one.text) for one in found),
+            sum(bool(one.text) for one in translations),
             sum(bool(one.text) for one in without),
-            np.array([one.evidence for one in found]),
+            np.array([one.evidence for one in translations]),
         )
 
     total, count = 0, flags.rests // len(RESTS)

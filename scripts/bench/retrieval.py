@@ -84,9 +84,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     print(f"{len({clip.group for clip in clips})} values of {arguments.elsewhere}; ", end="")
     print(f"{int((~query).sum())} clips have no other of their text elsewhere; chance {chance:.3f}")
     for name, make in features.items():
-        found = [make(clip) for clip in clips]
-        known = np.array([one is not None for one in found])
-        ranks = first_ranks([one for one in found if one is not None], same, elsewhere, known)
+        features = [make(clip) for clip in clips]
+        known = np.array([one is not None for one in features])
+        ranks = first_ranks([one for one in features if one is not None], same, elsewhere, known)
         print(
             f"{name}: top-1 {np.mean(ranks == 1):.3f} (standard error "
             f"{np.sqrt(np.mean(ranks == 1) * np.mean(ranks != 1) / len(ranks)):.3f}), "

@@ -2,10 +2,10 @@
 
     python scripts/bench/serve_load.py --minutes=10 --clients=32 --live=4
 
-Clients translate the packaged clips over and over, each in an order of its own. An answer 429 (the
-queue is full) is counted by the place in the queue that it names, and the client tries again. Live
-sessions get 12.5 frames a second, and must drop none. At the end the server gets SIGTERM while
-clients wait: requests that it has accepted must be answered. Prints JSON; exits with 1 if a text
+Clients translate the packaged clips again and again, each in its own random order. Answers 429 (the
+queue is full) are counted by the place in the queue that they name, and the client tries again.
+Live sessions get 12.5 frames a second, and must drop none. At the end the server gets SIGTERM while
+clients wait: it must answer the requests that it has accepted. Prints JSON; exits with 1 if a text
 was wrong, an accepted request was lost, or a frame was dropped.
 """
 
@@ -36,7 +36,7 @@ _DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
 
 class Counts:
-    """What the clients saw."""
+    """The results of all clients."""
 
     def __init__(self) -> None:
         self.lock = threading.Lock()
@@ -59,7 +59,7 @@ class Counts:
 def translate_over_and_over(
     address: str, clips: list[tuple[bytes, str]], seed: int, counts: Counts
 ) -> None:
-    """Be one client until the server stops."""
+    """Act as one client until the server stops."""
     choose = random.Random(seed)
     with counts.lock:
         counts.finished[seed] = 0
@@ -69,7 +69,7 @@ def translate_over_and_over(
         try:
             request = urllib.request.Request(f"{address}v1/translate", content, method="POST")
             with _DIRECT.open(request, timeout=300) as answer:
-                found = json.load(answer)["text"]
+                text = json.load(answer)["text"]
         except urllib.error.HTTPError as error:
             document = json.load(error)["error"]
             with counts.lock:
@@ -93,12 +93,12 @@ def translate_over_and_over(
         with counts.lock:
             counts.seconds.append(time.monotonic() - began)
             counts.finished[seed] += 1
-            if found != expected:
-                counts.wrong.append(f"{expected!r} became {found!r}")
+            if text != expected:
+                counts.wrong.append(f"{expected!r} became {text!r}")
 
 
 def sign_live(address: str, frames: list[bytes], counts: Counts) -> None:
-    """Be one camera until the server stops."""
+    """Act as one camera until the server stops."""
     address = address.replace("http", "ws")
     with connect(f"{address}v1/live", proxy=None, max_size=None) as socket:
         assert json.loads(socket.recv()) == {"event": "ready"}
@@ -144,12 +144,13 @@ def jpegs(path: Path, rest_seconds: float) -> list[bytes]:
     """The frames of a clip as JPEGs, as the page sends them; the last one stays `rest_seconds`."""
     with open_video(path, Sampling(frame_rate=_LIVE_RATE)) as video:
         frames = [frame for _, frame in video.frames]
-    found = []
-    for frame in [*frames, *[frames[-1]] * round(rest_seconds * _LIVE_RATE)]:
+    frames += [frames[-1]] * round(rest_seconds * _LIVE_RATE)
+    encoded = []
+    for frame in frames:
         buffer = io.BytesIO()
         Image.fromarray(frame).save(buffer, "JPEG", quality=85)
-        found.append(buffer.getvalue())
-    return found
+        encoded.append(buffer.getvalue())
+    return encoded
 
 
 def resident_mebibytes(address: str) -> float:
@@ -172,6 +173,21 @@ def processor() -> str:
     return f"{names[0] if names else 'unknown'}, {len(os.sched_getaffinity(0))} cores"
 
 
+def start_server(max_live: int) -> tuple["subprocess.Popen[str]", str]:
+    """Start the server, and wait until its programs are compiled; return it and its address."""
+    command = [sys.executable, "-m", "signvit_jax.serve", "--demo", "--port=0"]
+    command.append(f"--max_live={max_live}")
+    server = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    assert server.stdout is not None
+    address = server.stdout.readline().strip()
+    print(f"serving at {address}, compiling ...", file=sys.stderr, flush=True)
+    while True:
+        with _DIRECT.open(f"{address}healthz", timeout=60) as answer:
+            if json.load(answer)["is_warm"]:
+                return server, address
+        time.sleep(1.0)
+
+
 def main() -> int:
     flags = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     flags.add_argument("--minutes", type=float, default=10.0)
@@ -181,21 +197,12 @@ def main() -> int:
     os.environ.setdefault("JAX_PLATFORMS", "cpu")
     demo = demo_clips()
     print("texts of the clips, by translate ...", file=sys.stderr, flush=True)
-    expected = load_translator(Path(demo[0].video).parents[1] / "model").translate(
-        [clip.video for clip in demo]
-    )
-    clips = [(clip.video.read_bytes(), found.text) for clip, found in zip(demo, expected)]
-    command = [sys.executable, "-m", "signvit_jax.serve", "--demo", "--port=0"]
-    command.append(f"--max_live={max(arguments.live, 1)}")
-    server = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-    assert server.stdout is not None
-    address = server.stdout.readline().strip()
-    print(f"serving at {address}, compiling ...", file=sys.stderr, flush=True)
-    while True:
-        with _DIRECT.open(f"{address}healthz", timeout=60) as answer:
-            if json.load(answer)["is_warm"]:
-                break
-        time.sleep(1.0)
+    translator = load_translator(Path(demo[0].video).parents[1] / "model")
+    expected = translator.translate([clip.video for clip in demo])
+    clips = [
+        (clip.video.read_bytes(), translation.text) for clip, translation in zip(demo, expected)
+    ]
+    server, address = start_server(max(arguments.live, 1))
     counts = Counts()
     threads = [
         threading.Thread(target=translate_over_and_over, args=(address, clips, seed, counts))

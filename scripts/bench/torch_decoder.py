@@ -17,22 +17,22 @@ class TorchDecoder:
     """The decoder of one batch of memory, with or without a key/value cache."""
 
     def __init__(self, weights: dict[str, np.ndarray]):
-        given = {
+        tensors = {
             name: torch.from_numpy(np.asarray(value, np.float32)) for name, value in weights.items()
         }
         self.heads = int(weights["heads"])
-        self.embedding, self.positions = given["embedding"], given["positions"]
+        self.embedding, self.positions = tensors["embedding"], tensors["positions"]
         self.width = self.embedding.shape[1]
 
         def linear(layer: int, name: str) -> tuple[torch.Tensor, torch.Tensor]:
-            return given[f"{layer}/{name}/kernel"].T.contiguous(), given[f"{layer}/{name}/bias"]
+            return tensors[f"{layer}/{name}/kernel"].T.contiguous(), tensors[f"{layer}/{name}/bias"]
 
         def norm(layer: int, name: str) -> tuple[torch.Tensor, torch.Tensor]:
-            return given[f"{layer}/{name}/scale"], given[f"{layer}/{name}/bias"]
+            return tensors[f"{layer}/{name}/scale"], tensors[f"{layer}/{name}/bias"]
 
         self.layers = []
         for number in range(int(weights["layers"])):
-            memory = F.linear(given["memory"], *linear(number, "cross_attention/key_value"))
+            memory = F.linear(tensors["memory"], *linear(number, "cross_attention/key_value"))
             self.layers.append(
                 {
                     "norms": [
@@ -55,16 +55,17 @@ class TorchDecoder:
         `cache` has (keys, values) of each layer, or None at the first token, and is updated.
         Without it the complete prefix is computed.
         """
-        done = 0 if cache is None or cache[0] is None else cache[0][0].shape[2]
+        num_cached = 0 if cache is None or cache[0] is None else cache[0][0].shape[2]
         length = tokens.shape[1]
-        x = self.embedding[tokens[:, done:]] * self.width**0.5 + self.positions[done:length]
+        embedded = self.embedding[tokens[:, num_cached:]] * self.width**0.5
+        x = embedded + self.positions[num_cached:length]
         for number, layer in enumerate(self.layers):
             query, key, value = (
                 self._split(part)
                 for part in F.linear(self._norm(x, layer, 0), *layer["qkv"]).chunk(3, -1)
             )
             if cache is not None:
-                if done:
+                if num_cached:
                     key = torch.cat([cache[number][0], key], 2)
                     value = torch.cat([cache[number][1], value], 2)
                 cache[number] = key, value

@@ -19,12 +19,12 @@ def main() -> None:
     torch.set_num_threads(first["threads"])
     with torch.device("meta"):
         encoder = VideoEncoder(first["config"])
-    given = {
+    tensors = {
         name.removeprefix("encoder."): torch.from_numpy(value)
         for name, value in np.load(first["weights"]).items()
         if name.startswith("encoder.")
     }
-    encoder.load_state_dict(given, assign=True)
+    encoder.load_state_dict(tensors, assign=True)
     for name in ("mean", "std"):  # constants that are not in a state dict
         setattr(encoder, name, torch.tensor(first["config"]["data"][name]).view(1, 3, 1, 1))
     encoder = encoder.to(dtype).eval()
@@ -36,12 +36,12 @@ def main() -> None:
         start, cpu_start = time.perf_counter(), time.process_time()
         with torch.inference_mode():
             pooled = encoder(video[:, :frames])
-        taken = {
+        times = {
             "seconds": time.perf_counter() - start,
             "cpu_seconds": time.process_time() - cpu_start,
         }
         np.save(first["out"], pooled.float().numpy())
-        print(json.dumps(taken), flush=True)
+        print(json.dumps(times), flush=True)
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ The calls below run all rows that fit into the time, the most important first; o
     python scripts/bench/train_step.py --minutes=8.5 --only=options
     python scripts/bench/train_step.py --size=tiny --torch_python=torch_environment/bin/python
 
-Every row has a process of its own, so that rows share no memory or threads. The rows of the group
+Every row has its own process, so that rows share no memory or threads. The rows of the group
 `main` take turns, `--rounds` times. Results are medians.
 
 Needs jax, flax, optax, chex and jaxtyping. With torch in the same Python, or in `--torch_python`,
@@ -100,14 +100,14 @@ def run(case: dict, python: str, folder: str, seconds: float | None = None) -> d
     environment = os.environ | cache | {"PYTHONPATH": path}
     command = [python, str(HERE / case["program"]), json.dumps(case)]
     try:
-        done = subprocess.run(
+        process = subprocess.run(
             command, capture_output=True, text=True, env=environment, timeout=seconds
         )
     except subprocess.TimeoutExpired:
         return {"failed": f"stopped: not done within the {seconds:.0f} s that were left"}
-    lines = done.stdout.strip().splitlines()
-    if done.returncode or not lines:
-        errors = [line for line in done.stderr.strip().splitlines() if line.strip()]
+    lines = process.stdout.strip().splitlines()
+    if process.returncode or not lines:
+        errors = [line for line in process.stderr.strip().splitlines() if line.strip()]
         memory = [
             line
             for line in errors
@@ -177,21 +177,20 @@ def main() -> None:
             if time.monotonic() > last or (is_torch and not torch_is_here):
                 continue
             start = time.monotonic()
-            found = run(case, args.torch_python if is_torch else sys.executable, folder)
-            results.setdefault(case["name"], []).append(found)
+            result = run(case, args.torch_python if is_torch else sys.executable, folder)
+            results.setdefault(case["name"], []).append(result)
             print(
-                f"{time.monotonic() - start:5.0f} s  {case['name']}: {json.dumps(found)}",
+                f"{time.monotonic() - start:5.0f} s  {case['name']}: {json.dumps(result)}",
                 flush=True,
             )
 
-    ours = {
-        (case["clips"], case["frames"], case.get("mode")): found[0]
-        for case in chosen
-        if "flops" in (found := results.get(case["name"], [{}]))[0]
-    }
-    about = next(
-        (result["about"] for found in results.values() for result in found if "about" in result), ""
-    )
+    ours = {}  # (clips, frames, mode) -> our result, which has the operations
+    for case in chosen:
+        first = results.get(case["name"], [{}])[0]
+        if "flops" in first:
+            ours[case["clips"], case["frames"], case.get("mode")] = first
+    all_results = [result for of_case in results.values() for result in of_case]
+    about = next((result["about"] for result in all_results if "about" in result), "")
     print(f"\n{about}; load of the machine {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores\n")
     print(
         "| | clips x frames | ms a step | frames/s | MFU | peak GiB | compiling s |\n"

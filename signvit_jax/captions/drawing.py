@@ -21,11 +21,11 @@ _BOTTOM_MARGIN = 0.05  # share of the image's height below the captions
 _MIN_LETTER_HEIGHT = 8  # pixels
 
 
-def font_for(texts: Sequence[str], given: str | os.PathLike | None = None) -> str:
+def font_for(texts: Sequence[str], chosen: str | os.PathLike | None = None) -> str:
     """Return the path of a font that has all letters of the texts.
 
-    `given` is the path of the font to use. Without it, DejaVu Sans is tried, then the fonts of the
-    system. Raises SubtitleError if `given`, or every font, lacks a letter.
+    `chosen` is the path of the font to use. Without it, DejaVu Sans is tried, then the fonts of the
+    system. Raises SubtitleError if `chosen`, or every font, lacks a letter.
     """
     letters = {
         ord(c)
@@ -33,8 +33,8 @@ def font_for(texts: Sequence[str], given: str | os.PathLike | None = None) -> st
         for c in text
         if not c.isspace() and unicodedata.category(c) not in ("Cf", "Cc", "Mn")
     }
-    if given is not None:
-        path = os.fspath(given)
+    if chosen is not None:
+        path = os.fspath(chosen)
         if missing := _missing_letters(path, letters):
             raise SubtitleError(
                 f"the font {path} has no {_letter_list(missing)}; give another --font"

@@ -20,8 +20,8 @@ from signvit_jax.captions.word_times import text_units, unit_begins
 # Milliseconds by which a cue may begin before or after its signs, so that it and its neighbors can
 # be read.
 MOST_EARLY, MOST_LATE = 500, 1500
-# What a split costs: each cue, the unused room in it (times the share of it that is unused,
-# squared), and an end within a sentence or within a clause.
+# Costs of a split: one per cue; the square of the unused share of its room, times _UNUSED_ROOM; and
+# one for a cue that ends within a sentence or within a clause.
 _CUE, _UNUSED_ROOM, _IN_SENTENCE, _IN_CLAUSE = 10.0, 4.0, 3.0, 8.0
 
 
@@ -62,11 +62,11 @@ class CaptionLayout:
 
     @property
     def is_off(self) -> bool:
-        """True if nothing is asked for."""
+        """True if there is no limit."""
         return all(value is None for value in dataclasses.asdict(self).values())
 
     def needed(self, text: str) -> int:
-        """Milliseconds that a text must be on the screen, >= 1; at most `max_cue_seconds`."""
+        """Shortest time of a text on screen in milliseconds, >= 1; at most `max_cue_seconds`."""
         least = (self.min_cue_seconds or 0.0) * 1000
         if self.max_reading_speed is not None:
             least = max(least, width(text) / self.max_reading_speed * 1000)
@@ -81,7 +81,7 @@ class CaptionLayout:
 
 @dataclasses.dataclass(frozen=True)
 class LayoutFaults:
-    """How many cues exceed a limit of the layout, because nothing else was possible."""
+    """Number of cues that exceed each limit of the layout, where nothing else was possible."""
 
     cues: int = 0  # of all
     too_fast: int = 0  # shorter than their text takes to read
@@ -102,16 +102,16 @@ class LayoutFaults:
             "too_long": "have more lines than max_line_count: there is no time to split them",
         }
         counts = dataclasses.asdict(self)
-        found = [
+        lines = [
             f"{counts[name]:,} of {self.cues:,} cues {text}"
             for name, text in texts.items()
             if counts[name]
         ]
         if self.broken_words:
-            found.append(
+            lines.append(
                 f"{self.broken_words:,} words are wider than max_line_width and were broken"
             )
-        return found
+        return lines
 
 
 def lay_out(
@@ -199,17 +199,17 @@ def _bounds(units: Sequence[Unit], times: Sequence[int], layout: CaptionLayout) 
     # best[n]: the least cost of splitting the first n units, and where their last part begins
     best: list[tuple[float, int]] = [(0.0, 0)]
     for last in range(1, count + 1):
-        found: tuple[float, int] | None = None
+        cheapest: tuple[float, int] | None = None
         for first in range(last - 1, -1, -1):
             if last - first > 1 and not fits(first, last):
                 break
             fill = 0.0 if capacity == math.inf else width(line_text(units[first:last])) / capacity
             cost = best[first][0] + _CUE + _UNUSED_ROOM * (1.0 - fill) ** 2
             cost += _break_cost(units[last - 1].text) if last < count else 0.0
-            if found is None or cost < found[0]:
-                found = (cost, first)
-        assert found is not None  # a single unit always fits
-        best.append(found)
+            if cheapest is None or cost < cheapest[0]:
+                cheapest = (cost, first)
+        assert cheapest is not None  # a single unit always fits
+        best.append(cheapest)
     bounds = [count]
     while bounds[-1]:
         bounds.append(best[bounds[-1]][1])
@@ -225,8 +225,8 @@ def _break_cost(text: str) -> float:
 def _schedule(cues: Sequence[Cue], limit: int | None, layout: CaptionLayout) -> list[Cue]:
     """Move the cues so that each is on the screen for as long as it takes to read.
 
-    `limit`: the video's end in milliseconds, None if not known. If the cues can all have their
-    time within MOST_EARLY and MOST_LATE, they get it; otherwise some are shorter.
+    `limit`: the video's end in milliseconds, None if not known. If all cues can have enough time
+    without a move of more than MOST_EARLY or MOST_LATE, they get it; otherwise some are shorter.
     """
     count = len(cues)
     if not count:
@@ -234,15 +234,19 @@ def _schedule(cues: Sequence[Cue], limit: int | None, layout: CaptionLayout) -> 
     # 1 << 60 milliseconds for a video of unknown length: later than every cue.
     video_end = 1 << 60 if limit is None else limit
     needed = [layout.needed(cue.text) for cue in cues]
+    # The earliest start of each cue, forward: not more than MOST_EARLY, and in order.
     earliest: list[int] = []
     for cue in cues:
         earliest.append(max(cue.start - MOST_EARLY, earliest[-1] + 1 if earliest else 0))
+    # The latest start of each cue, backward: it leaves enough time for it and all later ones.
     latest = [0] * count
     following = video_end
     for number in reversed(range(count)):
         late = min(cues[number].start + MOST_LATE, video_end - (count - number))
         latest[number] = max(min(late, following - needed[number]), earliest[number])
         following = latest[number]
+    # Each cue starts with its signs, if the one before it is read by then and it need not be
+    # earlier.
     starts: list[int] = []
     for number, cue in enumerate(cues):
         previous_read = starts[-1] + needed[number - 1] if starts else 0

@@ -69,7 +69,7 @@ def units_of(pieces: Sequence[str], max_width: int | None) -> tuple[list[Unit], 
 
 
 def count_lines(units: Sequence[Unit], max_width: int | None) -> int:
-    """Return the least number of lines that hold the units, none of which is too wide."""
+    """Return the least number of lines that hold the units; no unit may be too wide."""
     if max_width is None:
         return 1
     lines, room = 0, -1
@@ -142,8 +142,8 @@ def reads_right_to_left(text: str) -> bool:
 def with_direction_marks(line: str) -> str:
     """The line between right-to-left marks.
 
-    Players take the direction of a line from its first letter, so that a Latin name or a full stop
-    would be shown at the wrong end of an Arabic one.
+    Players take the direction of a line from its first letter. Without the marks, a Latin name or a
+    full stop would be shown at the wrong end of an Arabic line.
     """
     return f"{RIGHT_TO_LEFT_MARK}{line}{RIGHT_TO_LEFT_MARK}"
 

@@ -69,11 +69,9 @@ def in_order(segments: Iterable[Segment], duration: float | None) -> list[Cue]:
     if duration is not None and not (math.isfinite(duration) and duration >= 0):
         raise SubtitleError(f"the video's duration is {duration} seconds; it must be a number >= 0")
     limit = math.inf if duration is None else float(math.floor(duration * 1000))
-    cues_in_video = (
-        [_cue(segment, limit) for segment in segments if one_line(segment.text)]
-        if limit >= 1
-        else []
-    )
+    cues_in_video: list[Cue] = []
+    if limit >= 1:
+        cues_in_video = [_cue(segment, limit) for segment in segments if one_line(segment.text)]
     cues: list[Cue] = []
     for cue in sorted(cues_in_video, key=lambda cue: (cue.start, cue.end)):
         if cues and cues[-1].start == cue.start:

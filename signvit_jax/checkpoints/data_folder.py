@@ -79,27 +79,27 @@ def check_data_of_resumed(config: Config, workdir: Workdir) -> None:
 
     Raises DatasetError, which reports the folder that the run has used so far.
     """
-    given, name = Path(config.data.data_dir), config.data.name
-    if (given / name).is_dir() or not workdir.config_json.is_file():
+    configured, name = Path(config.data.data_dir), config.data.name
+    if (configured / name).is_dir() or not workdir.config_json.is_file():
         return
     earlier = from_json(workdir.config_json.read_text(encoding="utf-8"))
     used = Path(find_data_dir(earlier, workdir).data.data_dir)
     if (used / name).is_dir():
         raise DatasetError(
-            f"no data set {name!r} under {str(given)!r}; this run was started on the one under "
-            f"{used}: --config.data.data_dir={used}"
+            f"no data set {name!r} under {str(configured)!r}; this run was started on the one "
+            f"under {used}: --config.data.data_dir={used}"
         )
     raise DatasetError(
-        f"no data set {name!r} under {str(given)!r}, nor under {str(used)!r}, where this run was "
-        "started; give the folder that holds it with --config.data.data_dir=DIR"
+        f"no data set {name!r} under {str(configured)!r}, nor under {str(used)!r}, where this run "
+        "was started; give the folder that holds it with --config.data.data_dir=DIR"
     )
 
 
 def _candidates(config: Config, workdir: Workdir) -> Iterator[Path]:
     """Yield folders that may hold the data set, the configured one first."""
-    given = Path(config.data.data_dir).expanduser()
-    yield given
-    relative = given.name if given.is_absolute() else given
+    configured = Path(config.data.data_dir).expanduser()
+    yield configured
+    relative = configured.name if configured.is_absolute() else configured
     for folder in (workdir.path, *workdir.path.parents)[: _PARENTS_SEARCHED + 1]:
         yield folder / relative
 

@@ -56,7 +56,7 @@ def find_damage(
         files = manifest["files"]
         if manifest["digest"] != _digest_of_listing(files):
             return [f"{MANIFEST}: changed"]
-        wanted = {
+        listed = {
             name: (int(size), str(digest))
             for name, (size, digest) in files.items()
             if items is None or "/" not in name or name.split("/")[0] in items
@@ -67,11 +67,11 @@ def find_damage(
         return [f"{MANIFEST}: unreadable ({type(error).__name__})"]
 
     def damage_of(name: str) -> str | None:
-        size, digest = wanted[name]
+        size, digest = listed[name]
         return _damage_of(folder, name, size, "" if sizes_only else digest)
 
     with ThreadPoolExecutor(max_workers=4) as pool:  # hashing releases the GIL
-        return [line for line in pool.map(damage_of, wanted) if line]
+        return [line for line in pool.map(damage_of, listed) if line]
 
 
 def _flushed_digest(path: Path) -> str:

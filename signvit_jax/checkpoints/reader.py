@@ -28,7 +28,7 @@ log = logging.getLogger(__name__)
 
 FORMAT = 1  # of meta.json; raised when earlier releases can no longer read what this one writes
 META = "meta.json"
-Meta = dict[str, Any]  # what a run notes in a checkpoint, JSON values
+Meta = dict[str, Any]  # notes of a run in a checkpoint, JSON values
 _Result = TypeVar("_Result")
 
 
@@ -52,6 +52,14 @@ class CheckpointMismatch(CheckpointError):
     """An undamaged checkpoint belongs to a different model, optimizer or number of processes."""
 
     exit_code = USAGE
+
+
+class _StepDamaged(Exception):
+    """One step is damaged; `lines` describes the damage."""
+
+    def __init__(self, lines: Sequence[str]):
+        super().__init__(*lines)
+        self.lines = lines
 
 
 # Raised by `_read_meta` for a damaged meta.json or one of a later release.
@@ -148,11 +156,11 @@ class CheckpointReader:
             item = "ema" if averaged else "params"
             saved = self._saved_shapes(candidate, item)
             if target is None:
-                wanted = jax.tree.map(lambda leaf: np.empty(leaf.shape, leaf.dtype), saved)
+                template = jax.tree.map(lambda leaf: np.empty(leaf.shape, leaf.dtype), saved)
             else:
                 check_same(saved, target, item, folder)
-                wanted = target
-            arguments = ocp.args.Composite(**{item: ocp.args.StandardRestore(wanted)})
+                template = target
+            arguments = ocp.args.Composite(**{item: ocp.args.StandardRestore(template)})
             restored = self._orbax.restore(folder, args=arguments)
             meta, metrics = self._read_meta(candidate)
             return RestoredParams(candidate, restored[item], averaged, meta, metrics)
@@ -165,31 +173,13 @@ class CheckpointReader:
         """Return `read(step)` of the first candidate that is not damaged."""
         reasons: dict[int, str] = {}
         for step in candidates:
-            damage = self._damage(step, items)
-            unchecked = damage is None
-            if unchecked and self._strict:
-                damage = [f"{MANIFEST}: missing, so it cannot be checked"]
-            if not damage:
-                try:
-                    result = read(step)
-                except Exception as error:
-                    # Errors that no damage explains: the manifest has shown the files to be as
-                    # written, or the error is one of ours (a mismatch), or memory ran out.
-                    if not unchecked or isinstance(error, SignVitError) or is_out_of_memory(error):
-                        raise
-                    damage = [f"{MANIFEST}: missing, and reading failed ({type(error).__name__})"]
-                else:
-                    if unchecked:
-                        log.warning(
-                            "checkpoint %d in %s has no %s, so it could not be checked; it was "
-                            "read without an error",
-                            step,
-                            self.folder,
-                            MANIFEST,
-                        )
-                    self._quarantine(list(reasons))
-                    return result
-            reasons[step] = "; ".join(damage[:5])
+            try:
+                result = self._read_undamaged(step, read, items)
+            except _StepDamaged as error:
+                reasons[step] = "; ".join(error.lines[:5])
+            else:
+                self._quarantine(list(reasons))
+                return result
             if self._strict:
                 raise CheckpointDamaged(
                     f"checkpoint {step} in {self.folder} is damaged: {reasons[step]}. Without "
@@ -210,6 +200,36 @@ class CheckpointReader:
         raise CheckpointMissing(
             f"no checkpoint in {self.folder}; train first, or give another workdir"
         )
+
+    def _read_undamaged(
+        self, step: int, read: Callable[[int], _Result], items: Sequence[str] | None
+    ) -> _Result:
+        """Return `read(step)`. Raises _StepDamaged, and the errors of `read` that are no damage."""
+        damage = self._damage(step, items)
+        if damage:
+            raise _StepDamaged(damage)
+        has_manifest = damage is not None
+        if not has_manifest and self._strict:
+            raise _StepDamaged([f"{MANIFEST}: missing, so it cannot be checked"])
+        try:
+            result = read(step)
+        except Exception as error:
+            # The step is not damaged if the manifest agrees with the files, if the error is one of
+            # ours (a mismatch), or if memory ran out.
+            if has_manifest or isinstance(error, SignVitError) or is_out_of_memory(error):
+                raise
+            raise _StepDamaged(
+                [f"{MANIFEST}: missing, and reading failed ({type(error).__name__})"]
+            ) from error
+        if not has_manifest:
+            log.warning(
+                "checkpoint %d in %s has no %s, so it could not be checked; it was read without "
+                "an error",
+                step,
+                self.folder,
+                MANIFEST,
+            )
+        return result
 
     def _quarantine(self, damaged: Sequence[int]) -> None:
         """Move damaged steps away once an older undamaged one was read; a reader moves nothing.
@@ -297,12 +317,12 @@ def is_checkpoint(path: Path) -> bool:
     return (path / "_CHECKPOINT_METADATA").is_file() or (path / MANIFEST).is_file()
 
 
-def check_same(saved: PyTree, wanted: PyTree, item: str, folder: Path) -> None:
-    """Check that the arrays of a saved item have the wanted names, shapes and dtypes.
+def check_same(saved: PyTree, target: PyTree, item: str, folder: Path) -> None:
+    """Check that the arrays of a saved item have the names, shapes and dtypes of `target`.
 
     Raises CheckpointMismatch with the first differences.
     """
-    before, now = _described(saved), _described(wanted)
+    before, now = _described(saved), _described(target)
     names = [*now, *(before.keys() - now.keys())]
     lines = [
         f"{name}: saved {before.get(name, 'nothing')}, now {now.get(name, 'nothing')}"

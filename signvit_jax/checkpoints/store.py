@@ -150,25 +150,30 @@ class CheckpointStore(CheckpointReader):
         self._saving = step
         self._saving_score = None if value is None else self._sign * value
         try:
-            if not self.folder.is_dir():
-                log.warning(
-                    "%s is gone, renamed or deleted during the run; it is recreated, and "
-                    "the run saves there",
-                    self.folder,
-                )
-                self._manager = None  # it remembers the steps of the old folder
-            self._on_first_process(lambda: self._move_existing(step))
-            if self._manager is not None and step in self._manager.all_steps():
-                self._drop_manager()  # it remembers the step that was moved
-            if self._manager is None:
-                self._manager = ocp.CheckpointManager(
-                    self.folder, options=self._options(), item_handlers=item_handlers()
-                )
-            self._manager.save(step, args=ocp.args.Composite(**items), force=True)
+            manager = self._manager_for(step)
+            manager.save(step, args=ocp.args.Composite(**items), force=True)
         except Exception as error:
             raise self._clean_up_failed_save(error) from error
         if wait:
             self.wait()
+
+    def _manager_for(self, step: int) -> ocp.CheckpointManager:
+        """Return Orbax's manager of a folder that has no step of this number."""
+        if not self.folder.is_dir():
+            log.warning(
+                "%s is gone, renamed or deleted during the run; it is recreated, and "
+                "the run saves there",
+                self.folder,
+            )
+            self._manager = None  # it remembers the steps of the old folder
+        self._on_first_process(lambda: self._move_existing(step))
+        if self._manager is not None and step in self._manager.all_steps():
+            self._drop_manager()  # it remembers the step that was moved
+        if self._manager is None:
+            self._manager = ocp.CheckpointManager(
+                self.folder, options=self._options(), item_handlers=item_handlers()
+            )
+        return self._manager
 
     def wait(self) -> None:
         """Wait until the last save is final and the steps that it replaces are deleted.
@@ -282,7 +287,7 @@ class CheckpointStore(CheckpointReader):
         return self._saving_score if step == self._saving else super()._score(step)
 
     def _write_manifest(self) -> None:
-        """Write the manifest. Orbax calls this on process 0, in a thread of its own.
+        """Write the manifest. Orbax calls this on process 0, in a background thread.
 
         Every file is written by then, and the folder still has its temporary name.
         """
@@ -293,7 +298,7 @@ class CheckpointStore(CheckpointReader):
         return [*self.folder.glob(f"{step}.orbax-checkpoint-tmp*"), self.folder / str(step)]
 
     def _clean_up_failed_save(self, error: BaseException) -> CheckpointError:
-        """Delete what a failed save left, which may be what fills the disk; return the error."""
+        """Delete the files of a failed save, which may fill the disk; return the error to raise."""
         step = self._saving
         self._saving = None
         self._saving_score = None
@@ -303,10 +308,10 @@ class CheckpointStore(CheckpointReader):
             for remains in self._folders_of(step)[:-1]:
                 shutil.rmtree(remains, ignore_errors=True)
             self._finish_replacing()
-        left = ", ".join(map(str, self.steps())) or "none"
+        steps = ", ".join(map(str, self.steps())) or "none"
         return CheckpointError(
             f"checkpoint {step} could not be saved to {self.folder}: "
-            f"{save_failure(error, self.folder)}. Checkpoints still there: {left}"
+            f"{save_failure(error, self.folder)}. Checkpoints still there: {steps}"
         )
 
     def _drop_manager(self) -> None:
@@ -315,7 +320,7 @@ class CheckpointStore(CheckpointReader):
             self._manager = None
 
     def _move_existing(self, step: int) -> None:
-        """Rename whatever has the name of the step that is to be saved."""
+        """Rename an existing folder that has the name of the step to be saved."""
         folder = self.folder / str(step)
         if folder.exists():
             self._rename_aside(step, "replaced" if is_checkpoint(folder) else "foreign")

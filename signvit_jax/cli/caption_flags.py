@@ -1,4 +1,4 @@
-"""Flags of `translate` that say how captions look and what they are written into."""
+"""Flags of `translate` for the look of captions and for the files that they are written into."""
 
 import argparse
 from collections.abc import Sequence
@@ -27,7 +27,7 @@ BURNED_IN, SOFT = ".captioned.mp4", ".subtitled.mp4"  # how names of videos with
 
 
 class CaptionSettings(NamedTuple):
-    """How captions look and what they are written into."""
+    """The look of captions, and the files that they are written into."""
 
     formats: Sequence[str]
     layout: CaptionLayout
@@ -40,8 +40,12 @@ class CaptionSettings(NamedTuple):
     @property
     def endings(self) -> list[str]:
         """How the names of a video's files end."""
-        videos = [(self.burn_in, BURNED_IN), (self.soft_subtitles, SOFT)]
-        return [f".{name}" for name in self.formats] + [end for asked, end in videos if asked]
+        endings = [f".{name}" for name in self.formats]
+        if self.burn_in:
+            endings.append(BURNED_IN)
+        if self.soft_subtitles:
+            endings.append(SOFT)
+        return endings
 
 
 def add_caption_flags(flags: FlagParser) -> None:
@@ -144,10 +148,10 @@ def caption_settings(flags: argparse.Namespace) -> CaptionSettings:
     """
     formats: Sequence[str] = flags.format
     has_video = flags.burn_in or flags.soft_subtitles
-    given = [name for name in _LAYOUT_FLAGS if getattr(flags, name) is not None]
-    if given and not has_video and not set(formats) & set(_FORMATS_WITH_LAYOUT):
+    flags_set = [name for name in _LAYOUT_FLAGS if getattr(flags, name) is not None]
+    if flags_set and not has_video and not set(formats) & set(_FORMATS_WITH_LAYOUT):
         raise UsageError(
-            f"--{given[0]} changes nothing in {', '.join(formats)}; allowed with "
+            f"--{flags_set[0]} changes nothing in {', '.join(formats)}; allowed with "
             f"--format={', '.join(_FORMATS_WITH_LAYOUT)}, --burn_in and --soft_subtitles"
         )
     check_text_flags(flags, formats, flags.soft_subtitles)

@@ -63,5 +63,5 @@ def inference_overrides(arguments: argparse.Namespace) -> InferenceOptions:
     """
     names = [field.name for field in dataclasses.fields(InferenceConfig)]
     values = {name: getattr(arguments, name) for name in names}
-    given = {name: value for name, value in values.items() if value is not None}
-    return InferenceOptions(**given)
+    options = {name: value for name, value in values.items() if value is not None}
+    return InferenceOptions(**options)

@@ -35,9 +35,9 @@ def set_up_jax() -> None:
         jax.config.update("jax_platforms", "cpu")
     if os.environ.get("JAX_PLATFORMS") != "cpu":
         set_gpu_memory_share()
-        given = os.environ.get("XLA_FLAGS", "").split()
-        given_names = {flag.partition("=")[0] for flag in given}
-        added = [flag for flag in _XLA_GPU_FLAGS if flag.partition("=")[0] not in given_names]
-        os.environ["XLA_FLAGS"] = " ".join([*added, *given])
+        user_flags = os.environ.get("XLA_FLAGS", "").split()
+        names = {flag.partition("=")[0] for flag in user_flags}
+        added = [flag for flag in _XLA_GPU_FLAGS if flag.partition("=")[0] not in names]
+        os.environ["XLA_FLAGS"] = " ".join([*added, *user_flags])
     flags.FLAGS.mark_as_parsed()  # for Grain's reading processes; no command parses absl's flags
     use_compilation_cache()

@@ -18,33 +18,33 @@ def media_files(inputs: Sequence[str]) -> list[Path]:
     reported as unreadable. Files named `._*`, which macOS keeps beside others, are skipped in
     folders and patterns; their number is printed on standard error.
     """
-    found: list[Path] = []
+    videos: list[Path] = []
     skipped = 0
 
     def without_apple_double(paths: Iterable[Path]) -> list[Path]:
         nonlocal skipped
         paths = list(paths)
-        kept = sorted(path for path in paths if not path.name.startswith(APPLE_DOUBLE))
-        skipped += len(paths) - len(kept)
-        return kept
+        remaining = sorted(path for path in paths if not path.name.startswith(APPLE_DOUBLE))
+        skipped += len(paths) - len(remaining)
+        return remaining
 
-    for given in inputs:
-        path = Path(given)
+    for text in inputs:
+        path = Path(text)
         if path.is_dir():
-            found += without_apple_double(_videos_under(path)) or [path]
-        elif glob.has_magic(given) and not path.exists():
-            matches = map(Path, glob.glob(given, recursive=True))
+            videos += without_apple_double(_videos_under(path)) or [path]
+        elif glob.has_magic(text) and not path.exists():
+            matches = map(Path, glob.glob(text, recursive=True))
             files = (match for match in matches if not match.is_dir())
-            found += without_apple_double(files) or [path]
+            videos += without_apple_double(files) or [path]
         else:
-            found.append(path)
+            videos.append(path)
     if skipped:
         print(
             f"note: skipped {skipped} files named {APPLE_DOUBLE}*: "
             "macOS keeps attributes in them, not video",
             file=sys.stderr,
         )
-    return found
+    return videos
 
 
 def _videos_under(folder: Path) -> list[Path]:
@@ -76,13 +76,13 @@ def output_names(clips: Sequence[Path]) -> list[Path]:
         name.with_name(name.name + clip.suffix.replace(".", "_")) if counts[name] > 1 else name
         for clip, name in zip(clips, names)
     ]
-    taken: set[Path] = set()
+    used: set[Path] = set()
     next_number: dict[Path, int] = {}
     for place, name in enumerate(names):
         number = next_number.get(name, 1)
-        while names[place] in taken:
+        while names[place] in used:
             names[place] = name.with_name(f"{name.name}_{number}")
             number += 1
-        taken.add(names[place])
+        used.add(names[place])
         next_number[name] = number
     return names

@@ -51,12 +51,12 @@ def join_processes(arguments: argparse.Namespace) -> None:
     if process_id is None and os.environ.get("JOB_COMPLETION_INDEX", "").isdecimal():
         process_id = int(os.environ["JOB_COMPLETION_INDEX"])
     if coordinator is None or num_processes is None or process_id is None:
-        given = {
+        flags = {
             "--coordinator": coordinator,
             "--num_processes": num_processes,
             "--process_id": process_id,
         }
-        missing = [flag for flag, value in given.items() if value is None]
+        missing = [flag for flag, value in flags.items() if value is None]
         raise ConfigError(
             f"{' and '.join(missing)} missing; several processes need --coordinator=HOST:PORT, "
             "--num_processes and --process_id"
@@ -80,10 +80,10 @@ def join_processes(arguments: argparse.Namespace) -> None:
 
 
 def leave(code: int) -> NoReturn:
-    """End the process with its exit code.
+    """End the process with exit code `code`.
 
-    One of several processes that has failed ends without unwinding: at a normal exit it would wait
-    for the others, and they for it.
+    If one of several processes has failed, it ends without unwinding: at a normal exit it would
+    wait for the others, and they would wait for it.
     """
     jax = sys.modules.get("jax")  # not imported after --help
     if (

@@ -60,8 +60,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     else:
         assert config is not None  # checked above
         flag_values = {"data_dir": arguments.data_dir, "name": arguments.name}
-        given = {name: value for name, value in flag_values.items() if value is not None}
-        config = dataclasses.replace(config, data=dataclasses.replace(config.data, **given))
+        overrides = {name: value for name, value in flag_values.items() if value is not None}
+        config = dataclasses.replace(config, data=dataclasses.replace(config.data, **overrides))
         dataset = open_dataset(config.data.data_dir, config.data.name)
     output = arguments.output or dataset.folder / "data_report.html"
     facts = [split_facts(dataset.split(name), config, dataset) for name in dataset.splits]

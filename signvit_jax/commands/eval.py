@@ -34,6 +34,7 @@ from signvit_jax.runtime.terminal import print_table, progress_bar
 
 if TYPE_CHECKING:
     from signvit_jax.data.dataset import Split
+    from signvit_jax.evaluation.results import Results
     from signvit_jax.evaluation.score_groups import Columns
 
 DEFAULT_DECODERS = ("greedy", "beam", "ctc")
@@ -47,15 +48,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     set_up_jax()
 
     from signvit_jax.checkpoints.data_folder import open_data_of_run, with_data_of_run
-    from signvit_jax.evaluation import confidence_reliability, results, score_groups
+    from signvit_jax.evaluation import results
     from signvit_jax.evaluation.diagnostics import make_attention_maps, no_attention_maps
     from signvit_jax.evaluation.evaluate import clip_images, evaluate
-    from signvit_jax.evaluation.score_table import format_table
-    from signvit_jax.evaluation.scored_clips import score_clips
     from signvit_jax.inference.loading import load_model
     from signvit_jax.reports.evaluation_page import write_report
     from signvit_jax.runtime.signals import StopRequest
-    from signvit_jax.text.tokenizer import unknown_note
     from signvit_jax.training.confidence_calibration import calibrated
 
     model = load_model(
@@ -91,7 +89,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                 return stop.exit_code
             predictor = model.predictor(arguments.decode, **overrides)
         task = bar.add_task(escape(f"decoding {split.name}"), total=len(split))
-        found = evaluate(
+        evaluated = evaluate(
             split,
             predictor,
             model.weights,
@@ -105,26 +103,14 @@ def main(argv: Sequence[str] | None = None) -> int:
             should_stop=lambda: stop.requested,
             on_batch=lambda clips: bar.advance(task, clips),
         )
-    if found is None:
+    if evaluated is None:
         return stop.exit_code
     # Scores are printed before anything is written: the disk may be full by now.
     title = (
         f"{config.data.name} {split.name}: {len(split):,} clips, checkpoint of step {model.step:,}"
     )
-    print_table(format_table(found.decoders, escape(title)))
-    print_table(confidence_reliability.format_table(found.confidence))
-    clips = score_clips(found)
-    for column in arguments.by or ():
-        groups = score_groups.errors_by(clips, column, list(found.decoders))
-        print_table(score_groups.format_table(column, groups))
-    for decoder, rate in found.phoenix_gloss_wer.items():
-        print(
-            f"{decoder}: gloss error rate {rate:.1%} "
-            "(as reported on PHOENIX-2014T: cleaned glosses, aligned at costs 4/3/3)"
-        )
-    if note := unknown_note(found.unknown):
-        print(clean(f"references: {note}"))
-    results.write(found, output)
+    _print_scores(evaluated, title, arguments.by or ())
+    results.write(evaluated, output)
     if model.encode:
         attention_maps = no_attention_maps  # an export's programs do not return attention weights
     else:
@@ -136,15 +122,37 @@ def main(argv: Sequence[str] | None = None) -> int:
             config.frame_buckets,
             config.model.decoder.max_len,
         )
-    shown = clip_images(found, split, config, model.tokenizer, attention_maps, SHOWN_CLIPS)
+    shown = clip_images(evaluated, split, config, model.tokenizer, attention_maps, SHOWN_CLIPS)
     try:
-        write_report(found, report, shown, SHOWN_CLIPS)
+        write_report(evaluated, report, shown, SHOWN_CLIPS)
     except OSError as error:
         raise results.ResultsLost(
             f"{report} could not be written: {error.strerror}; the predictions are in {output}"
         ) from error
     print(clean(f"predictions: {output}\nreport:      {report}", keep="\n"))
     return DONE
+
+
+def _print_scores(evaluated: "Results", title: str, columns: Sequence[str]) -> None:
+    """Print the tables of scores and confidences, and one of errors for each of the columns."""
+    from signvit_jax.evaluation import confidence_reliability, score_groups
+    from signvit_jax.evaluation.score_table import format_table
+    from signvit_jax.evaluation.scored_clips import score_clips
+    from signvit_jax.text.tokenizer import unknown_note
+
+    print_table(format_table(evaluated.decoders, escape(title)))
+    print_table(confidence_reliability.format_table(evaluated.confidence))
+    clips = score_clips(evaluated)
+    for column in columns:
+        groups = score_groups.errors_by(clips, column, list(evaluated.decoders))
+        print_table(score_groups.format_table(column, groups))
+    for decoder, rate in evaluated.phoenix_gloss_wer.items():
+        print(
+            f"{decoder}: gloss error rate {rate:.1%} "
+            "(as reported on PHOENIX-2014T: cleaned glosses, aligned at costs 4/3/3)"
+        )
+    if note := unknown_note(evaluated.unknown):
+        print(clean(f"references: {note}"))
 
 
 def _columns(split: "Split", by: Sequence[str] | None, table: Path | None) -> "Columns":
@@ -179,15 +187,15 @@ def _columns_of_table(
     from tfds_builders.annotation_files.tables import read_table
 
     table = read_table(path, ("uid",), names)
-    found: dict[str, dict[str, str]] = {name: {} for name in names}
+    columns: dict[str, dict[str, str]] = {name: {} for name in names}
     for row in table.rows:
         uid = unicodedata.normalize("NFC", row.values["uid"])
         stem, extension = os.path.splitext(uid)
         clip = stem if extension.lower() in EXTENSIONS else uid
         for name in names:
-            found[name][clip] = row.values.get(name, "")
+            columns[name][clip] = row.values.get(name, "")
     known = {entry.id for entry in split.index}
-    for name, values in found.items():
+    for name, values in columns.items():
         if not any(values.values()):
             raise UsageError(f"{path}: no column {name!r}, or one without a value (--by={name})")
         if not known & values.keys():
@@ -195,7 +203,7 @@ def _columns_of_table(
                 f"{path}: none of its {len(values):,} uids is a clip of {split.name!r}; give the "
                 "table that the data set was built from"
             )
-    return found
+    return columns
 
 
 def _check_outputs(arguments: argparse.Namespace) -> None:

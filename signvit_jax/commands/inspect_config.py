@@ -18,7 +18,7 @@ from collections.abc import Sequence
 from signvit_jax.cli.config_flags import parse_with_config
 from signvit_jax.cli.jax_setup import set_up_jax
 from signvit_jax.config.schema import Config
-from signvit_jax.runtime.command_line import integer, parser, positive
+from signvit_jax.runtime.command_line import FlagParser, integer, parser, positive
 from signvit_jax.runtime.completion import offer
 from signvit_jax.runtime.exit_codes import DONE, OUT_OF_MEMORY, UsageError
 
@@ -26,6 +26,35 @@ _DEVICES = ("h100", "a100_40", "a100_80", "v5e", "v5p", "v6e", "all")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
+    arguments, config = parse_with_config(_flags(), argv)
+    if arguments.device:
+        return _plan(config, arguments)
+    for name in ("memory", "no_advice", "json"):
+        if getattr(arguments, name):
+            raise UsageError(f"--{name} is for plans: give the kind of device, --device=h100")
+
+    import jax
+
+    if arguments.devices:
+        jax.config.update("jax_platforms", "cpu")
+        jax.config.update("jax_num_cpu_devices", arguments.devices)
+    set_up_jax()
+
+    from signvit_jax.planning.describe_run import describe
+
+    print(
+        describe(
+            config,
+            arguments.vocab_size,
+            arguments.gloss_vocab_size,
+            arguments.text_length,
+            compiling=not arguments.no_compile,
+        )
+    )
+    return DONE
+
+
+def _flags() -> FlagParser:
     flags = parser(
         __doc__,
         "signvit inspect --config=reference --devices=8 --config.mesh.fsdp=8",
@@ -79,36 +108,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         action="store_true",
         help="skip the slowest part: compiling the step to measure its temporaries",
     )
-    arguments, config = parse_with_config(flags, argv)
-    if arguments.device:
-        return _plan(config, arguments)
-    for name in ("memory", "no_advice", "json"):
-        if getattr(arguments, name):
-            raise UsageError(f"--{name} is for plans: give the kind of device, --device=h100")
-
-    import jax
-
-    if arguments.devices:
-        jax.config.update("jax_platforms", "cpu")
-        jax.config.update("jax_num_cpu_devices", arguments.devices)
-    set_up_jax()
-
-    from signvit_jax.planning.describe_run import describe
-
-    print(
-        describe(
-            config,
-            arguments.vocab_size,
-            arguments.gloss_vocab_size,
-            arguments.text_length,
-            compiling=not arguments.no_compile,
-        )
-    )
-    return DONE
+    return flags
 
 
 def _plan(config: Config, arguments: argparse.Namespace) -> int:
-    """Print plans for absent devices; each is compiled in a process of its own."""
+    """Print plans for absent devices; each is compiled in a separate process."""
     if arguments.no_compile:
         raise UsageError("--device compiles the step; leave --no_compile out")
 
@@ -155,11 +159,11 @@ def _plan(config: Config, arguments: argparse.Namespace) -> int:
     if plan.fits:
         return DONE
     if not arguments.no_advice:
-        found = list(alternatives(config, plan, lambda other: plan_for(arguments.device, other)))
+        results = list(alternatives(config, plan, lambda other: plan_for(arguments.device, other)))
         if arguments.json:
-            for other in found:
+            for other in results:
                 print(other.to_json(), flush=True)
         else:
             print()
-            print(alternatives_text(found, plan) if found else step_advice(config, plan.mesh))
+            print(alternatives_text(results, plan) if results else step_advice(config, plan.mesh))
     return OUT_OF_MEMORY

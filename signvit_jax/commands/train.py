@@ -49,6 +49,39 @@ def run_training(
     `module` is the command's module, such as signvit_jax.train. If a signal stops the run, the
     command line that resumes it is printed.
     """
+    _add_run_flags(flags)
+    add_process_flags(flags)
+    arguments, config = parse_with_config(flags, argv)
+    trackers = ()
+    if arguments.tracker:
+        from signvit_jax.telemetry.trackers import tracker_names
+
+        trackers = tracker_names(arguments.tracker)
+    set_up_jax()
+    join_processes(arguments)
+
+    # After the config has been checked: these imports take seconds.
+    import jax
+
+    from signvit_jax.runtime.malloc import tune_malloc
+    from signvit_jax.training.run import train
+
+    tune_malloc()
+    code = train(
+        config,
+        arguments.workdir,
+        strict_restore=arguments.strict_restore,
+        requeue=arguments.requeue,
+        profile=arguments.profile,
+        teacher=vars(arguments).get("teacher"),  # a flag of signvit_jax.distill
+        trackers=trackers,
+    )
+    if code in (HUNG_UP, INTERRUPTED, TERMINATED) and jax.process_index() == 0:
+        _print_resume_command(module, sys.argv[1:] if argv is None else argv)
+    return code
+
+
+def _add_run_flags(flags: FlagParser) -> None:
     flags.add_argument(
         "--workdir",
         required=True,
@@ -79,35 +112,6 @@ def run_training(
         help="also send metrics and config to wandb, mlflow or trackio; several with commas "
         "between (none)",
     )
-    add_process_flags(flags)
-    arguments, config = parse_with_config(flags, argv)
-    trackers = ()
-    if arguments.tracker:
-        from signvit_jax.telemetry.trackers import tracker_names
-
-        trackers = tracker_names(arguments.tracker)
-    set_up_jax()
-    join_processes(arguments)
-
-    # After the config has been checked: these imports take seconds.
-    import jax
-
-    from signvit_jax.runtime.malloc import tune_malloc
-    from signvit_jax.training.run import train
-
-    tune_malloc()
-    code = train(
-        config,
-        arguments.workdir,
-        strict_restore=arguments.strict_restore,
-        requeue=arguments.requeue,
-        profile=arguments.profile,
-        teacher=vars(arguments).get("teacher"),  # a flag of signvit_jax.distill
-        trackers=trackers,
-    )
-    if code in (HUNG_UP, INTERRUPTED, TERMINATED) and jax.process_index() == 0:
-        _print_resume_command(module, sys.argv[1:] if argv is None else argv)
-    return code
 
 
 def _print_resume_command(module: str, argv: Sequence[str]) -> None:

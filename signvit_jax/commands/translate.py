@@ -53,13 +53,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         _check_printable(arguments, settings, len(clips))
         todo: Sequence[int] = range(len(clips))
     else:
-        found = without_own_outputs(arguments.output_dir, clips, settings)
-        if num_own := len(clips) - len(found):
+        inputs = without_own_outputs(arguments.output_dir, clips, settings)
+        if num_own := len(clips) - len(inputs):
             print(
                 f"note: {num_own} videos are outputs of this command and were left out",
                 file=sys.stderr,
             )
-        clips = found
+        clips = inputs
         files = CaptionFiles(
             arguments.output_dir,
             clips,
@@ -140,8 +140,8 @@ def _check_printable(
 ) -> None:
     """Raise UsageError for what standard output cannot hold as one valid file."""
     flags = ("burn_in", "soft_subtitles", "skip_existing", "summary")
-    if given := [name for name in flags if getattr(arguments, name)]:
-        raise UsageError(f"--{given[0]} writes files; say where with --output_dir=FOLDER")
+    if file_flags := [name for name in flags if getattr(arguments, name)]:
+        raise UsageError(f"--{file_flags[0]} writes files; say where with --output_dir=FOLDER")
     formats = settings.formats
     if len(formats) > 1 or (formats[0] not in _JOINABLE and num_clips > 1):
         several = f"{'five' if len(formats) == 5 else len(formats)} formats"

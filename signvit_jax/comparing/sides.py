@@ -62,16 +62,18 @@ def read_sides(paths: Sequence[Path], split: str | None) -> list[Side]:
                 f"{path} does not exist; give a workdir, an export, or a results file of "
                 "`signvit eval`"
             )
-        config = folder / "config.json"
+        config_json = folder / "config.json"
         try:
-            found = from_json(config.read_text(encoding="utf-8")) if config.is_file() else None
+            config = None
+            if config_json.is_file():
+                config = from_json(config_json.read_text(encoding="utf-8"))
         except (ConfigError, OSError, UnicodeDecodeError):
             # A results file may lie in any folder, beside any config.json.
             if path.is_dir():
                 raise
-            found = None
-        metrics = read_metrics(folder / "metrics.csv") if found is not None else {}
-        sides.append(Side(name, results.read(file), found, metrics))
+            config = None
+        metrics = read_metrics(folder / "metrics.csv") if config is not None else {}
+        sides.append(Side(name, results.read(file), config, metrics))
     return on_same_clips(sides)
 
 
@@ -95,11 +97,11 @@ def on_same_clips(sides: Sequence[Side]) -> list[Side]:
     expected = _by_key(first.results.predictions)
     aligned = [first]
     for side in others:
-        found = _by_key(side.results.predictions)
-        if found.keys() != expected.keys():
-            shared = len(found.keys() & expected.keys())
+        by_key = _by_key(side.results.predictions)
+        if by_key.keys() != expected.keys():
+            shared = len(by_key.keys() & expected.keys())
             raise ComparisonError(
-                f"{first.name} has {len(expected):,} clips and {side.name} {len(found):,}, of "
+                f"{first.name} has {len(expected):,} clips and {side.name} {len(by_key):,}, of "
                 f"which {shared:,} are shared; a comparison needs the same clips: evaluate both on "
                 f"one split of one data set ({first.name}: {_dataset_and_split(first)}; "
                 f"{side.name}: {_dataset_and_split(side)})"
@@ -108,7 +110,7 @@ def on_same_clips(sides: Sequence[Side]) -> list[Side]:
             key[0]
             for key, prediction in expected.items()
             if normalize_text(prediction.reference, False)
-            != normalize_text(found[key].reference, False)
+            != normalize_text(by_key[key].reference, False)
         ]
         if different:
             raise ComparisonError(
@@ -116,7 +118,7 @@ def on_same_clips(sides: Sequence[Side]) -> list[Side]:
                 f"of {len(expected):,} clips of the same names ({', '.join(different[:_LISTED])}); "
                 "evaluate both on one data set"
             )
-        predictions = tuple(found[key] for key in expected)
+        predictions = tuple(by_key[key] for key in expected)
         aligned.append(
             dataclasses.replace(
                 side, results=dataclasses.replace(side.results, predictions=predictions)
@@ -152,8 +154,8 @@ def _common_split(folders: Sequence[Path]) -> str:
         {file.stem for file in (folder / "eval").glob("*.json")} if folder.is_dir() else set()
         for folder in folders
     ]
-    for folder, found in zip(folders, splits):
-        if not found:
+    for folder, splits_of_folder in zip(folders, splits):
+        if not splits_of_folder:
             raise ComparisonError(_not_evaluated(folder, "test"))
     shared = set.intersection(*splits)
     if "test" in shared:
@@ -161,7 +163,7 @@ def _common_split(folders: Sequence[Path]) -> str:
     if len(shared) == 1:
         return shared.pop()
     listed = "; ".join(
-        f"{folder}: {', '.join(sorted(found))}" for folder, found in zip(folders, splits)
+        f"{folder}: {', '.join(sorted(names))}" for folder, names in zip(folders, splits)
     )
     raise ComparisonError(f"--split is not given; evaluated are {listed}")
 
@@ -180,8 +182,8 @@ def _dataset_and_split(side: Side) -> str:
 def _by_key(predictions: Sequence[Prediction]) -> dict[tuple[str, int], Prediction]:
     """Predictions by id, and by number among those of the same id."""
     counts: collections.Counter[str] = collections.Counter()
-    found: dict[tuple[str, int], Prediction] = {}
+    by_key: dict[tuple[str, int], Prediction] = {}
     for prediction in predictions:
-        found[prediction.id, counts[prediction.id]] = prediction
+        by_key[prediction.id, counts[prediction.id]] = prediction
         counts[prediction.id] += 1
-    return found
+    return by_key

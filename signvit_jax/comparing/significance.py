@@ -67,10 +67,10 @@ def compare(
     MetricError.
     """
     scores = sides[0].results.decoders[decoder]
-    given = sides[0].results.references(decoder)
-    clips = [number for number, reference in enumerate(given) if reference is not None]
+    all_references = sides[0].results.references(decoder)
+    clips = [number for number, reference in enumerate(all_references) if reference is not None]
     lowercase = "case:lc" in scores.signature.split("|")
-    references = [normalize_text(given[number] or "", lowercase) for number in clips]
+    references = [normalize_text(all_references[number] or "", lowercase) for number in clips]
     hypotheses = [
         [
             normalize_text(side.results.predictions[number].hypotheses[decoder], lowercase)
@@ -79,7 +79,7 @@ def compare(
         for side in sides
     ]
     bleu, chrf = same_metrics(scores)
-    found: dict[str, list[Compared]] = {}
+    scores_by_metric: dict[str, list[Compared]] = {}
     metrics: dict[str, Metric] = {"BLEU-4": bleu, "chrF": chrf}
     signature = ""
     for name, metric in metrics.items():
@@ -91,7 +91,7 @@ def compare(
         signatures, compared = test()
         (key,) = signatures
         results = [one for one in compared[key] if isinstance(one, Result)]
-        found[name] = [_from_sacrebleu(one, results[0]) for one in results]
+        scores_by_metric[name] = [_from_sacrebleu(one, results[0]) for one in results]
         signature = signature or str(signatures[key])
         on_metric()
     words = counted_words(references, scores)
@@ -105,12 +105,21 @@ def compare(
     counts = np.array(
         [[(clip.errors, clip.reference_words) for clip in system] for system in errors], float
     )
-    found["WER"] = paired_bootstrap(counts, samples)
+    scores_by_metric["WER"] = paired_bootstrap(counts, samples)
     on_metric()
     exact = [[(float(a == b), 1.0) for a, b in zip(references, texts)] for texts in hypotheses]
-    found["exact match"] = paired_bootstrap(np.array(exact), samples)
+    scores_by_metric["exact match"] = paired_bootstrap(np.array(exact), samples)
     on_metric()
-    return Comparison(decoder, scores.unit, signature, found, clips, references, hypotheses, errors)
+    return Comparison(
+        decoder,
+        scores.unit,
+        signature,
+        scores_by_metric,
+        clips,
+        references,
+        hypotheses,
+        errors,
+    )
 
 
 def paired_bootstrap(counts: Float[np.ndarray, "systems clips 2"], samples: int) -> list[Compared]:

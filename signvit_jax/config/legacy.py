@@ -49,26 +49,26 @@ def without_old_limits(values: object) -> object:
     inference = values.get("inference")
     if not isinstance(inference, dict) or "rest_seconds" in inference:
         return values
-    kept = {key: value for key, value in inference.items() if _OLD_LIMITS.get(key) != value}
-    return values | {"inference": kept}
+    remaining = {key: value for key, value in inference.items() if _OLD_LIMITS.get(key) != value}
+    return values | {"inference": remaining}
 
 
 def _renamed(values: Mapping[str, object], prefix: str) -> dict[str, object]:
-    found = {}
+    renamed = {}
     for name, value in values.items():
         if f"{prefix}{name}" not in RENAMED:
             if isinstance(value, Mapping):
                 value = _renamed(value, f"{prefix}{name}.")
-            found[name] = value
+            renamed[name] = value
     for name in values:
         key = RENAMED.get(f"{prefix}{name}")
         if key is None:
             continue
         current = key.removeprefix(prefix)
-        if current in found and found[current] != values[name]:
+        if current in renamed and renamed[current] != values[name]:
             log.warning(
                 "config.%s%s is the earlier name of config.%s: its value %r replaces %r",
-                *(prefix, name, key, values[name], found[current]),
+                *(prefix, name, key, values[name], renamed[current]),
             )
-        found[current] = values[name]
-    return found
+        renamed[current] = values[name]
+    return renamed

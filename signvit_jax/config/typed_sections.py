@@ -146,17 +146,17 @@ def _nearest_choice(value: object, allowed: str) -> str:
     return f"; did you mean {near[0]!r}?" if near else ""
 
 
-def _convert(wanted: type | types.GenericAlias, value: object) -> object:
-    """Return `value` as the wanted type, or None if it cannot be converted exactly."""
-    if get_origin(wanted) is tuple:
+def _convert(kind: type | types.GenericAlias, value: object) -> object:
+    """Return `value` as a value of type `kind`, or None if it cannot be converted exactly."""
+    if get_origin(kind) is tuple:
         if not isinstance(value, list | tuple):
             return None
-        items = tuple(_convert(get_args(wanted)[0], item) for item in value)
+        items = tuple(_convert(get_args(kind)[0], item) for item in value)
         return None if None in items else items
-    if wanted is float and isinstance(value, int | float) and not isinstance(value, bool):
+    if kind is float and isinstance(value, int | float) and not isinstance(value, bool):
         return float(value)
-    if wanted is int and isinstance(value, float) and value.is_integer():
+    if kind is int and isinstance(value, float) and value.is_integer():
         return int(value)
-    if type(value) is wanted:
+    if type(value) is kind:
         return value
     return None

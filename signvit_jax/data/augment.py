@@ -261,7 +261,8 @@ class _PlaneMap:
     def sample(self, planes: Sequence[np.ndarray], black: int) -> np.ndarray:
         """Return (k, side, side) numbers whose low byte is the sampled value.
 
-        Of two packed 16-bit numbers the low byte of each is a value. Valid until the next call.
+        If they pack two 16-bit numbers, the low byte of each is a value. The array is overwritten
+        by the next call.
         """
         k = len(planes)
         for source, plane in zip(self._source, planes, strict=False):
@@ -282,7 +283,7 @@ def _plane_bytes(plane: VideoPlane) -> UInt8[np.ndarray, "h stride"]:
 
 
 def _bytes(values: np.ndarray) -> UInt8[np.ndarray, "k h w"]:
-    """Round to bytes; `values` are overwritten."""
+    """Round to bytes; overwrites `values`."""
     values += np.float32(0.5)
     return np.clip(values, 0, 255, out=values).astype(np.uint8)
 
@@ -314,7 +315,7 @@ def _neighbor(position: np.ndarray, length: int) -> tuple[np.ndarray, np.ndarray
 def _sampled_length(length: int, target: int) -> int:
     """The length to scale a side to before sampling.
 
-    An image that shrinks much is averaged down to the target first, since four neighbors are too
-    few.
+    An image that shrinks a lot is first averaged down to the target size, because the four
+    neighbors of bilinear sampling would skip pixels.
     """
     return target if length > 1.5 * target else length

@@ -33,8 +33,8 @@ Shards = Sequence[Any]  # TFDS's file instructions; their types do not fit Array
 _VERSION = re.compile(r"\d+\.\d+\.\d+")
 _INFO_FILE = "dataset_info.json"
 _REPORT_FILE = "build_report.json"
-# How many records an index is compared with. 1,000 records of 500 kB take seconds; all 127,000 of a
-# data set of How2Sign's size would take ten minutes.
+# How many records an index is compared with. 1,000 records of 500 kB take seconds; all 127,000
+# records of a large data set would take ten minutes.
 _NUM_COMPARED = 3
 _NUM_COMPARED_WITHOUT_DIGEST = 1000
 _THREADS = 4
@@ -112,8 +112,8 @@ class Split:
         return subset
 
     def __getstate__(self) -> dict[str, object]:
-        kept = ("folder", "name", "keypoint_layout", "_records")
-        return {key: self.__dict__[key] for key in kept}
+        fields = ("folder", "name", "keypoint_layout", "_records")
+        return {key: self.__dict__[key] for key in fields}
 
     @functools.cached_property
     def index(self) -> list[IndexEntry]:
@@ -270,8 +270,8 @@ class SignDataset:
         """Return what distinguishes this data set from others, as JSON values.
 
         That is the number of clips, their bytes and the index digest of every split, and the
-        builder's options where its report is there. The bytes stand for the frames: another
-        quality, size or rate gives another number.
+        builder's options if its report exists. The number of bytes stands for the frames: it
+        differs with another JPEG quality, image size or frame rate.
         """
         splits: dict[str, SplitIdentity] = {
             name: {"clips": clips, "bytes": size, "digest": self._split_digest(name)}

@@ -1,9 +1,9 @@
-"""Keypoints of the signer beside the frames: which points there are, and what is not known.
+"""Keypoints of the signer in each frame: the names of the points, and the parts that they show.
 
 The keypoints of a clip are (t, k, 3): x and y in shares of the image's width and height, from its
-top left corner, and a confidence from 0 to 1. Points may be outside of the image. What is not known
-has the confidence 0, and then x and y are 0: zeros, unlike NaN, stay out of a sum that confidences
-weight.
+top left corner, and a confidence from 0 to 1. Points may be outside of the image. A point that is
+not known has the confidence 0, and its x and y are 0. They are not NaN, so that a sum with
+confidences as weights ignores them.
 """
 
 import dataclasses
@@ -36,9 +36,9 @@ class KeypointLayout:
         """Return "left" or "right"; "" if the layout lacks this point on the other side."""
         other = self.points[self.mirrored[self.index(point)]]
         for side in (_SIDE_WORD, _SIDE_LETTER):
-            found = side.search(point)
-            if found is not None and other != point:
-                return "left" if found.group()[0] in "lL" else "right"
+            match = side.search(point)
+            if match is not None and other != point:
+                return "left" if match.group()[0] in "lL" else "right"
         return ""
 
     @functools.cached_property
@@ -76,11 +76,11 @@ class KeypointLayout:
 
 
 def _other_side(side: re.Match[str]) -> str:
-    found = side.group()
-    if found in _SIDES:
-        return _SIDES[found]
-    other = _SIDES[found.lower()]
-    return other.upper() if found.isupper() else other.capitalize()
+    word = side.group()
+    if word in _SIDES:
+        return _SIDES[word]
+    other = _SIDES[word.lower()]
+    return other.upper() if word.isupper() else other.capitalize()
 
 
 def _plain_name(point: str) -> str:

@@ -53,10 +53,10 @@ class Batch(TypedDict):
     index: Int32[np.ndarray, " b"]  # number of the clip in the split, -1 for a padding row
     gloss_tokens: NotRequired[Int32[np.ndarray, "b g"]]  # with a gloss vocabulary; no BOS and EOS
     gloss_lengths: NotRequired[Int32[np.ndarray, " b"]]
-    # As `batch_layout` says: x and y in shares of the frame in `video`, moved with it by the
-    # augmentation, and the confidence; zeros where nothing is known and after the clip.
+    # The points of `batch_layout`: x, y and confidence. x and y are shares of the frame in `video`
+    # and move with its augmentation. Zeros for unknown points and after the clip.
     keypoints: NotRequired[Float32[np.ndarray, "b t k 3"]]
-    # The places of hands and face by these keypoints, as `data.keypoints.part_points`.
+    # The places of hands and face by these keypoints, from `data.keypoints.part_points`.
     part_points: NotRequired[Float32[np.ndarray, "b t parts 3"]]
 
 
@@ -215,7 +215,8 @@ class BatchIterator(grain.DatasetIterator[Batch]):
         """Return the padded lengths of the batches of steps `first` to `end` - 1, longest first."""
         per_epoch = self.steps_per_epoch
         buckets: set[int] = set()
-        # Every epoch has the same buckets, in another order: two epochs have all of any range.
+        # Every epoch has the same buckets, in another order, so the first two epochs of the range
+        # have all buckets of the range.
         for epoch in range(first // per_epoch, math.ceil(end / per_epoch))[:2]:
             start = epoch * per_epoch
             steps = slice(max(first - start, 0), end - start)

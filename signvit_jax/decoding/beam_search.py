@@ -81,16 +81,7 @@ def _search(sources: tuple[Source, ...], options: SearchOptions, max_len: int) -
     memories, caches = init_decode_state(sources, m, max_len)
 
     def not_converged(state: _BeamState) -> Array:
-        finished_scores = jnp.where(
-            state.finished, _score(state.log_probs, state.lengths, options), -jnp.inf
-        )  # (b, m)
-        nth_finished = jax.lax.top_k(finished_scores, options.n_best)[0][:, -1]  # (b,)
-        # Bound of a live score: more tokens only lower the sum of log-probabilities, and the
-        # length normalizer is largest at the length limit.
-        live_bounds = jnp.where(
-            state.finished, -jnp.inf, _score(state.log_probs, jnp.int32(max_len), options)
-        ).max(1)  # (b,)
-        can_improve = (live_bounds > -jnp.inf) & (live_bounds >= nth_finished)
+        can_improve = _can_improve(state, options, max_len)
         return (state.position < max_len - 1) & can_improve.any()
 
     def step(state: _BeamState) -> _BeamState:
@@ -149,6 +140,20 @@ def _search(sources: tuple[Source, ...], options: SearchOptions, max_len: int) -
         caches=caches,
     )
     return jax.lax.while_loop(not_converged, step, state)
+
+
+def _can_improve(state: _BeamState, options: SearchOptions, max_len: int) -> Bool[Array, "b"]:
+    """Return whether a live hypothesis of a clip can overtake its `n_best`-th finished one."""
+    finished_scores = jnp.where(
+        state.finished, _score(state.log_probs, state.lengths, options), -jnp.inf
+    )  # (b, m)
+    nth_finished = jax.lax.top_k(finished_scores, options.n_best)[0][:, -1]  # (b,)
+    # Bound of a live score: more tokens only lower the sum of log-probabilities, and the length
+    # normalizer is largest at the length limit.
+    live_bounds = jnp.where(
+        state.finished, -jnp.inf, _score(state.log_probs, jnp.int32(max_len), options)
+    ).max(1)  # (b,)
+    return (live_bounds > -jnp.inf) & (live_bounds >= nth_finished)
 
 
 def _score(

@@ -41,14 +41,14 @@ _ALL_STATISTICS = {
     "path",
     *_CTC_STATISTICS,
 }
-# A decoder without scales of its own uses those of this one: their statistics mean the same.
+# A decoder for which no scales were fitted uses those of this one: their statistics mean the same.
 _RELATED_DECODER = {"beam": "greedy", "sample": "greedy", "ctc_beam": "ctc"}
 
 Statistics = Mapping[str, float]  # by name; a larger value is a sign of a right hypothesis
 
 
 class CalibrationError(SignVitError, ValueError):
-    """A calibration file that cannot be read or cannot be made; the message says what to do."""
+    """A calibration file that cannot be read or written; the message says what to do."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -166,14 +166,14 @@ def statistics(
             values = [float(place in matched) for place in range(len(keys))]
         for word_statistics, value in zip(of_words, values):
             word_statistics[name] = value
-    return sentence, [
-        word_statistics
-        | {
+    complete = []
+    for word_statistics in of_words:
+        of_sentence = {
             f"sentence_{name}" if name in word_statistics else name: value
             for name, value in sentence.items()
         }
-        for word_statistics in of_words
-    ]
+        complete.append(word_statistics | of_sentence)
+    return sentence, complete
 
 
 def _matched_places(matcher: difflib.SequenceMatcher) -> set[int]:
@@ -184,7 +184,7 @@ def _matched_places(matcher: difflib.SequenceMatcher) -> set[int]:
 
 
 def _log(probability: float) -> float:
-    """Return a finite number also for 0 and NaN, the output of a model with broken weights."""
+    """Return the logarithm, finite also for 0 and NaN (from a model with broken weights)."""
     return math.log(probability if probability > _MIN_PROBABILITY else _MIN_PROBABILITY)
 
 
@@ -212,7 +212,7 @@ def fit_scale(statistics: Sequence[Mapping[str, float]], right: Sequence[bool]) 
     is_right, names = np.asarray(right, bool), list(statistics[0])
     values = np.asarray([[one[name] for name in names] for one in statistics], np.float64)
     values = values.reshape(len(is_right), len(names))
-    # A statistic that never varies tells nothing, and could not be standardized.
+    # A constant statistic has no information, and cannot be standardized.
     columns = [column for column in range(len(names)) if np.ptp(values[:, column]) > 0]
     while True:
         weights, bias = _logistic(values[:, columns], is_right)

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from signvit_jax.layers.attention import length_mask
 from signvit_jax.models.ctc_loss import NEG_INF
@@ -126,33 +126,9 @@ def _advance(
     """
     b, k, s = state.ids.shape
     n = labels.shape[1]
-    total = jnp.logaddexp(state.on_blank, state.on_label)
-    positions = jnp.arange(s)
-
-    # is_parent[i, j]: text j is text i plus one label. Padding is 0 and no label is 0, so texts are
-    # equal where the arrays are equal. A text has at most one parent, apart from unused slots: they
-    # look like the empty text, but are impossible.
-    prefixes = jnp.where(positions == state.lengths[..., None] - 1, 0, state.ids)
-    is_parent = (state.ids[:, :, None] == prefixes[:, None]).all(-1)
-    is_parent = is_parent & (state.lengths > 0)[:, None]  # (b, k, k)
-    # Extending a text with its own last label needs a blank between the two.
-    repeats = state.last[:, :, None] == state.last[:, None]
-    from_parent = jnp.where(repeats, state.on_blank[..., None], total[..., None])
-    merged_from_prefix = jnp.where(is_parent, from_parent, NEG_INF).max(axis=1)  # (b, k)
-    stay_on_blank = total + blank_log_prob
-    # This stays impossible for the empty text, which has no label to repeat.
-    stay_on_label = jnp.logaddexp(state.on_label, merged_from_prefix) + last_log_prob
-
-    # An extension that is a text of the beam is counted above, not here. Impossible extensions get
-    # -inf and rank below every text that stays, even one that has become impossible itself: so the
-    # beam never holds a text twice.
-    already_in_beam = is_parent[..., None] & (state.last[:, None, :, None] == labels[:, None, None])
-    already_in_beam = already_in_beam.any(axis=2)  # (b, k, n)
-    repeats = state.last[..., None] == labels[:, None]
-    extended = jnp.where(repeats, state.on_blank[..., None], total[..., None])
-    extended = extended + label_log_probs[:, None]
-    extended = jnp.where(already_in_beam | (extended < _EMPTY_SLOT), -jnp.inf, extended)
-    extended = extended.reshape(b, k * n)
+    is_parent = _parents(state)
+    stay_on_blank, stay_on_label = _staying(state, is_parent, blank_log_prob, last_log_prob)
+    extended = _extended(state, is_parent, labels, label_log_probs).reshape(b, k * n)
 
     stay = jnp.logaddexp(stay_on_blank, stay_on_label)
     _, chosen = jax.lax.top_k(jnp.concatenate([stay, extended], axis=1), k)  # (b, k)
@@ -166,7 +142,7 @@ def _advance(
 
     ids = jnp.take_along_axis(state.ids, parent[..., None], axis=1)
     lengths = gather_parents(state.lengths)
-    is_new = ~stays[..., None] & (positions == lengths[..., None])
+    is_new = ~stays[..., None] & (jnp.arange(s) == lengths[..., None])
     return _PrefixState(
         ids=jnp.where(is_new, label[..., None], ids),
         lengths=lengths + ~stays,
@@ -178,3 +154,57 @@ def _advance(
             jnp.take_along_axis(extended, extension, axis=1),
         ),
     )
+
+
+def _parents(state: _PrefixState) -> Bool[Array, "b k k"]:
+    """Return is_parent[:, i, j], which is True if text j is text i plus one label.
+
+    A text has at most one parent, apart from unused slots: they look like the empty text, but are
+    impossible.
+    """
+    positions = jnp.arange(state.ids.shape[-1])
+    # Padding is 0 and no label is 0, so texts are equal where the arrays are equal.
+    prefixes = jnp.where(positions == state.lengths[..., None] - 1, 0, state.ids)
+    is_parent = (state.ids[:, :, None] == prefixes[:, None]).all(-1)
+    return is_parent & (state.lengths > 0)[:, None]
+
+
+def _staying(
+    state: _PrefixState,
+    is_parent: Bool[Array, "b k k"],
+    blank_log_prob: Float[Array, "b 1"],
+    last_log_prob: Float[Array, "b k"],
+) -> tuple[Float[Array, "b k"], Float[Array, "b k"]]:
+    """Return the scores of texts that stay: with a blank, and with their last label.
+
+    A parent that is extended with a text's last label becomes that text, and is counted here.
+    """
+    total = jnp.logaddexp(state.on_blank, state.on_label)
+    # Extending a text with its own last label needs a blank between the two.
+    repeats = state.last[:, :, None] == state.last[:, None]
+    from_parent = jnp.where(repeats, state.on_blank[..., None], total[..., None])
+    merged_from_prefix = jnp.where(is_parent, from_parent, NEG_INF).max(axis=1)  # (b, k)
+    # This stays impossible for the empty text, which has no label to repeat.
+    on_label = jnp.logaddexp(state.on_label, merged_from_prefix) + last_log_prob
+    return total + blank_log_prob, on_label
+
+
+def _extended(
+    state: _PrefixState,
+    is_parent: Bool[Array, "b k k"],
+    labels: Int[Array, "b n"],
+    label_log_probs: Float[Array, "b n"],
+) -> Float[Array, "b k n"]:
+    """Return the scores of all texts extended with each of the labels.
+
+    An extension that is a text of the beam is counted by `_staying`, not here. Impossible
+    extensions get -inf and rank below every text that stays, even one that has become impossible
+    itself: so the beam never holds a text twice.
+    """
+    total = jnp.logaddexp(state.on_blank, state.on_label)
+    already_in_beam = is_parent[..., None] & (state.last[:, None, :, None] == labels[:, None, None])
+    already_in_beam = already_in_beam.any(axis=2)  # (b, k, n)
+    repeats = state.last[..., None] == labels[:, None]
+    extended = jnp.where(repeats, state.on_blank[..., None], total[..., None])
+    extended = extended + label_log_probs[:, None]
+    return jnp.where(already_in_beam | (extended < _EMPTY_SLOT), -jnp.inf, extended)

@@ -95,7 +95,7 @@ def learn_lexicon(sentences: Iterable[Sentence]) -> Lexicon | None:
 
 
 def _learn_direction(pairs: Sequence[Sentence]) -> dict[str, Entry]:
-    """Return entries of the targets; each pair holds the targets of a sentence and its sources."""
+    """Return the entry of each target; a pair has the targets and the sources of a sentence."""
     target_names, targets = _numbered(target for target, _ in pairs)
     # The empty source explains the targets that no other source explains.
     source_names, sources = _numbered(["", *source] for _, source in pairs)

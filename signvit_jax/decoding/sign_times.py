@@ -37,23 +37,22 @@ def with_times(
     unit_keys = [word_key(unit.text) for unit in units]
     if lexicon is None:
         matcher = difflib.SequenceMatcher(None, unit_keys, keys, autojunk=False)
-        matched = {
+        matched = {  # place of a word -> number of its unit
             block.b + offset: block.a + offset
             for block in matcher.get_matching_blocks()
             for offset in range(block.size)
         }
     else:
-        matched = {
-            place: unit
-            for place, key in enumerate(keys)
-            if (unit := _best_unit(key, place / max(len(keys), 1), unit_keys, lexicon)) is not None
-        }
-    return tuple(
-        TimedWord(*word, start=units[matched[place]].start, end=units[matched[place]].end)
-        if place in matched
-        else word
-        for place, word in enumerate(words)
-    )
+        matched = {}
+        for place, key in enumerate(keys):
+            unit_number = _best_unit(key, place / len(keys), unit_keys, lexicon)
+            if unit_number is not None:
+                matched[place] = unit_number
+    timed = list(words)
+    for place, unit_number in matched.items():
+        unit = units[unit_number]
+        timed[place] = TimedWord(*words[place], start=unit.start, end=unit.end)
+    return tuple(timed)
 
 
 def _best_unit(key: str, place: float, units: Sequence[str], lexicon: Lexicon) -> int | None:
@@ -68,6 +67,6 @@ def _best_unit(key: str, place: float, units: Sequence[str], lexicon: Lexicon) -
         by_unit = lexicon.glosses[unit].by.get(key, 0.0) if unit in lexicon.glosses else 0.0
         strength = 1.0 if key == unit else (by_word * by_unit) ** 0.5
         if strength >= _LEAST_LINK:
-            found = (strength, -abs(number / len(units) - place), number)
-            best = found if best is None else max(best, found)
+            candidate = (strength, -abs(number / len(units) - place), number)
+            best = candidate if best is None else max(best, candidate)
     return None if best is None else best[2]

@@ -47,14 +47,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     print("loaded; the first clip also compiles", flush=True)
     texts = []
     for number, clip in enumerate(clips, 1):
-        found = translator.translate(clip.video, decode=arguments.decode)
-        texts.append(found.text)
+        translation = translator.translate(clip.video, decode=arguments.decode)
+        texts.append(translation.text)
         if number == 1:
             print(f"first clip after {time.perf_counter() - begin:.1f} s\n", flush=True)
-        mark = "right" if found.text == clip.text else "wrong"
-        print(clean(f"{clip.video.name}  {mark}, confidence {found.confidence:.2f}"))
+        mark = "right" if translation.text == clip.text else "wrong"
+        print(clean(f"{clip.video.name}  {mark}, confidence {translation.confidence:.2f}"))
         print(
-            clean(f"  signed:     {clip.text}\n  translated: {found.text}", keep="\n"), flush=True
+            clean(f"  signed:     {clip.text}\n  translated: {translation.text}", keep="\n"),
+            flush=True,
         )
     right = sum(text == clip.text for text, clip in zip(texts, clips))
     print(

@@ -1,7 +1,7 @@
 """Checks of accelerators: what JAX uses, what the system has, and whether cuDNN's attention works.
 
-`probe_devices` and `probe_attention` start JAX and belong into a process of their own: a driver
-that hangs or crashes then ends that process only.
+`probe_devices` and `probe_attention` start JAX and must run in a separate process, so that a driver
+that hangs or crashes ends only that process.
 """
 
 import dataclasses
@@ -46,9 +46,9 @@ def probe_devices(request: Request) -> DeviceFacts:
     a, b = (rng.standard_normal((_SIZE, _SIZE)).astype(jnp.bfloat16) for _ in range(2))
     multiply = jax.jit(lambda a, b: jnp.matmul(a, b, preferred_element_type=jnp.float32))
     start = time.perf_counter()
-    found = np.asarray(multiply(a, b))
+    np.asarray(multiply(a, b))  # compiles, and waits for the result
     compiled = time.perf_counter()
-    found = np.asarray(multiply(a, b))
+    product = np.asarray(multiply(a, b))
     end = time.perf_counter()
     expected = a.astype(np.float32) @ b.astype(np.float32)
     memory = devices[0].memory_stats() or {}
@@ -58,7 +58,7 @@ def probe_devices(request: Request) -> DeviceFacts:
         memory=int(memory.get("bytes_limit", 0)),
         capability=str(getattr(devices[0], "compute_capability", "")),
         jax_version=jax.__version__,
-        difference=float(np.abs(found - expected).max() / np.abs(expected).max()),
+        difference=float(np.abs(product - expected).max() / np.abs(expected).max()),
         first_ms=1e3 * (compiled - start),
         next_ms=1e3 * (end - compiled),
     )
@@ -94,7 +94,7 @@ def check_devices(facts: DeviceFacts) -> Finding:
 
 @dataclasses.dataclass(frozen=True)
 class AcceleratorFacts:
-    """What the system knows of accelerators, and what JAX made of it.
+    """The accelerators that the system shows, and those that JAX uses.
 
     `driver`: version of NVIDIA's driver, "" if it is not loaded. `nvidia`, `amd`, `tpu`: devices on
     the PCI bus. `device_files`: whether /dev has the files of NVIDIA's driver. `plugins`: packages
@@ -216,7 +216,7 @@ def _platform_in_use(facts: AcceleratorFacts) -> str:
 
 
 def _unused(facts: AcceleratorFacts, found: str, advice: str) -> Finding:
-    """The finding for a device that is not used: a choice of the user is no fault."""
+    """The finding for a device that JAX does not use; only a note if JAX_PLATFORMS excludes it."""
     chosen = facts.jax_platforms
     if chosen and not set(chosen.lower().split(",")) & {*_GPUS, "tpu"}:
         return Finding(
@@ -279,7 +279,7 @@ def _unused_nvidia(facts: AcceleratorFacts) -> Finding:
 
 @dataclasses.dataclass(frozen=True)
 class AttentionFacts:
-    """What fused attention gave. `chosen`: the implementation that `auto` takes on the device.
+    """The result of fused attention. `chosen`: the implementation that `auto` takes on the device.
 
     `difference`: the largest one between the gradients of the fused and the plain implementation,
     relative to the largest entry. `error`: of the compiler or of the kernel; "" if there was none.
@@ -318,8 +318,8 @@ def probe_attention(request: Request) -> AttentionFacts:
 
     def gradients(implementation: str) -> list[jax.Array]:
         def loss(query: jax.Array, key: jax.Array, value: jax.Array) -> jax.Array:
-            found = attend(query, key, value, implementation=implementation)
-            return jnp.sum(found.astype(jnp.float32) ** 2)
+            attended = attend(query, key, value, implementation=implementation)
+            return jnp.sum(attended.astype(jnp.float32) ** 2)
 
         return jax.jit(jax.grad(loss, argnums=(0, 1, 2)))(*inputs)
 

@@ -70,9 +70,9 @@ class Request:
 
 def worst(levels: Iterable[Level]) -> Level:
     """The worst of several levels; "ok" for none."""
-    found = {*levels}
+    present = {*levels}
     for level in _WORST_FIRST:
-        if level in found:
+        if level in present:
             return level
     return "ok"
 

@@ -1,4 +1,4 @@
-"""Probes with a time limit, in a process of their own where they may crash or hang."""
+"""Probes with a time limit; those that may crash or hang run in separate processes."""
 
 import contextlib
 import multiprocessing

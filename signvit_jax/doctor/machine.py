@@ -47,8 +47,8 @@ def probe_limits(request: Request, root: Path = Path("/")) -> LimitFacts:
     config = request.config
     data = (config or Config()).data
     try:
-        found = os.statvfs(root / "dev/shm")
-        shared = found.f_bavail * found.f_frsize
+        file_system = os.statvfs(root / "dev/shm")
+        shared = file_system.f_bavail * file_system.f_frsize
     except OSError:
         shared = 0
     return LimitFacts(
@@ -185,7 +185,7 @@ def probe_memory(request: Request, root: Path = Path("/")) -> MemoryFacts:
         limit = _read(folder / "memory.max") or _read(folder / "memory.limit_in_bytes")
         used = _read(folder / "memory.current") or _read(folder / "memory.usage_in_bytes")
         if limit.isdecimal() and used.isdecimal() and int(limit) < 2**60:
-            # The kernel gives the cache of files back when it is needed.
+            # The kernel frees the cache of files when memory is needed, so it counts as unused.
             cached = [
                 int(line.split()[1])
                 for line in _read(folder / "memory.stat").splitlines()
@@ -261,7 +261,7 @@ class FoldersFacts:
 def probe_folders(request: Request) -> FoldersFacts:
     """Look at the folders that are written to; unless `quick`, write, flush and lock a file there.
 
-    It forks, so it must run in a process of its own, unless `quick`.
+    Unless `quick`, it forks, so it must run in a separate process.
     """
     uses = [
         ("compiled programs", cache_folder() or "", True),
@@ -286,12 +286,12 @@ def folder_facts(use: str, folder: str, *, must_write: bool, trying: bool) -> Fo
         place = place.parent
     facts = FolderFacts(use, folder, str(place), _file_system(place), -1, -1, must_write)
     with contextlib.suppress(OSError):
-        found = os.statvfs(place)
+        status = os.statvfs(place)
         facts = dataclasses.replace(
             facts,
-            free=found.f_bavail * found.f_frsize,
-            # Some file systems make inodes as they are needed, and report none.
-            inodes=found.f_favail if found.f_files else -1,
+            free=status.f_bavail * status.f_frsize,
+            # Some file systems create inodes as they are needed, and report none.
+            inodes=status.f_favail if status.f_files else -1,
         )
     if not must_write:
         return facts
@@ -341,12 +341,12 @@ def _locks_exclude(path: Path) -> bool:
 
 def _file_system(place: Path) -> str:
     """The type of the file system of a folder, such as "ext4"; "" if it is not known."""
-    best, kind = -1, ""
+    longest, kind = -1, ""  # the mount point with the longest path holds the folder
     for line in _read(Path("/proc/self/mounts")).splitlines():
-        _, mount, found, *_ = line.split(" ")
+        _, mount, type_of_mount, *_ = line.split(" ")
         point = mount.replace("\\040", " ")
-        if place.is_relative_to(point) and len(point) >= best:
-            best, kind = len(point), found
+        if place.is_relative_to(point) and len(point) >= longest:
+            longest, kind = len(point), type_of_mount
     return kind
 
 

@@ -22,9 +22,9 @@ SECONDS = 20.0  # time limit of a check
 class Check[Facts]:
     """A check: `probe` gathers facts, `judge` is a pure function of them.
 
-    `isolated`: the probe runs in a process of its own. `slow`: --quick leaves it out. `needs`: the
-    flag ("workdir", "data_dir", "config") without which there is nothing to look at. `on_timeout`:
-    what to do if the probe does not answer.
+    `isolated`: the probe runs in a separate process. `slow`: --quick leaves it out. `needs`: the
+    flag ("workdir", "data_dir", "config") without which the check is skipped. `on_timeout`: what to
+    do if the probe does not answer.
     """
 
     name: str
@@ -39,12 +39,12 @@ class Check[Facts]:
         """The finding and the facts; None if they could not be gathered. Raises nothing."""
         if self.slow and request.quick:
             return Finding(self.name, "skipped", "left out by --quick"), None
-        given = {
+        inputs = {
             "workdir": request.workdir,
             "data_dir": request.data_dir,
             "config": request.config_json,
         }
-        if self.needs and not given[self.needs]:
+        if self.needs and not inputs[self.needs]:
             return Finding(self.name, "skipped", f"no --{self.needs} given"), None
         # A quick check forks nothing, and needs no process.
         gather = in_process if self.isolated and not request.quick else in_thread

@@ -1,6 +1,6 @@
 """Checks of a workdir and of a data set.
 
-They import JAX and read files, so they must run in processes of their own.
+They import JAX and read files, so they must run in separate processes.
 """
 
 import dataclasses
@@ -84,14 +84,14 @@ def probe_workdir(request: Request) -> WorkdirFacts:
 def lock_holder(lock_file: Path, locks: Path = Path("/proc/locks")) -> str:
     """Who holds the lock of a workdir; "" if nobody does.
 
-    Taking the lock to find out could keep out a trainer that starts at that moment. So the kernel's
-    list of locks is read, which has those of this machine. A holder on another host is known by the
-    lock file alone, which a killed trainer leaves behind.
+    This does not take the lock, which could keep out a trainer that starts at that moment. It reads
+    the kernel's list of the locks of this machine. Of a holder on another host only the lock file
+    is known, which a killed trainer leaves behind.
     """
     try:
-        found = json.loads(lock_file.read_text(encoding="utf-8"))
-        holder = f"process {found['pid']} on {found['host']} since {found['since']}"
-        elsewhere = found["host"] != socket.gethostname()
+        lock = json.loads(lock_file.read_text(encoding="utf-8"))
+        holder = f"process {lock['pid']} on {lock['host']} since {lock['since']}"
+        elsewhere = lock["host"] != socket.gethostname()
         device = lock_file.stat()
         listed = f"{os.major(device.st_dev):02x}:{os.minor(device.st_dev):02x}:{device.st_ino} "
         if listed in locks.read_text():
@@ -106,12 +106,12 @@ def _made_by(run_log: Path) -> str:
     try:
         with run_log.open("rb") as file:
             file.seek(max(run_log.stat().st_size - _LOG_BYTES, 0))
-            found = _MADE_BY.findall(file.read().decode(errors="replace"))
+            versions = _MADE_BY.findall(file.read().decode(errors="replace"))
             file.seek(0)
-            found = found or _MADE_BY.findall(file.read(_LOG_BYTES).decode(errors="replace"))
+            versions = versions or _MADE_BY.findall(file.read(_LOG_BYTES).decode(errors="replace"))
     except OSError:
         return ""
-    return found[-1] if found else ""
+    return versions[-1] if versions else ""
 
 
 def check_workdir(facts: WorkdirFacts) -> Finding:
@@ -186,9 +186,8 @@ def probe_data(request: Request) -> DataFacts:
         dataset = open_dataset(request.data_dir, name)
         splits = {split: len(dataset.split(split)) for split in dataset.splits}
         facts = dataclasses.replace(facts, folder=str(dataset.folder), splits=splits)
-        wanted = (config.data.train_split, config.data.val_split)
-        if request.config_json:
-            for split in wanted:
+        if request.config_json:  # raise DatasetError if a split of the config is missing
+            for split in (config.data.train_split, config.data.val_split):
                 dataset.split(split)
         largest = max(splits, key=lambda split: splits[split], default="")
         if not splits.get(largest):
@@ -228,10 +227,10 @@ def _read_sample(split: "Split", config: Config) -> tuple[int, float, list[str]]
             record = split[i]
             if stored_values(index_entry(record)) != stored_values(split.index[i]):
                 damage.append(f"record {i} is not what its index says")
-            taken = sample_frames(
+            chosen = sample_frames(
                 len(record["video"]), record["fps"], config.data, config.data.num_frames
             )
-            jpegs = [record["video"][j] for j in taken]
+            jpegs = [record["video"][j] for j in chosen]
             decode_clip(jpegs, config.data.image_size, config.data.resize_mode)
             frames += len(jpegs)
             clips += 1
@@ -250,13 +249,13 @@ def _frame_rate_of_run(workdir: str) -> float:
 
     from signvit_jax.telemetry.metrics_file import read_metrics
 
-    found = read_metrics(Path(workdir) / "metrics.csv").get("train/frames_per_second")
-    return statistics.median(found[1]) if found else 0.0
+    series = read_metrics(Path(workdir) / "metrics.csv").get("train/frames_per_second")
+    return statistics.median(series[1]) if series else 0.0
 
 
 def _data_sets(data_dir: Path) -> list[str]:
-    found = sorted(path.parent for path in data_dir.glob("*/*/dataset_info.json"))
-    return list(dict.fromkeys(path.parent.name for path in found))
+    versions = sorted(path.parent for path in data_dir.glob("*/*/dataset_info.json"))
+    return list(dict.fromkeys(version.parent.name for version in versions))
 
 
 def _only_data_set(data_dir: Path) -> str:

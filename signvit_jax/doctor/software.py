@@ -113,12 +113,7 @@ def commit_of(checkout: Path) -> str:
     Git itself is not needed.
     """
     try:
-        git = checkout / ".git"
-        if git.is_file():  # of a worktree: "gitdir: FOLDER"
-            git = checkout / git.read_text(encoding="utf-8").partition(":")[2].strip()
-        common = git
-        if (git / "commondir").is_file():
-            common = git / (git / "commondir").read_text(encoding="utf-8").strip()
+        git, common = _git_folders(checkout)
         head = (git / "HEAD").read_text(encoding="utf-8").strip()
         if not head.startswith("ref:"):
             return head[:12]
@@ -133,17 +128,27 @@ def commit_of(checkout: Path) -> str:
         return ""
 
 
+def _git_folders(checkout: Path) -> tuple[Path, Path]:
+    """The Git folder of a checkout, and the one with the branches: another one for a worktree."""
+    git = checkout / ".git"
+    if git.is_file():  # of a worktree: "gitdir: FOLDER"
+        git = checkout / git.read_text(encoding="utf-8").partition(":")[2].strip()
+    if not (git / "commondir").is_file():
+        return git, git
+    return git, git / (git / "commondir").read_text(encoding="utf-8").strip()
+
+
 def _strangers() -> list[str]:
     """Folders of packages that are imported in place of ours, or instead of `configs/`."""
-    found = []
+    folders = []
     for name in ("tfds_builders", "configs"):
         try:
             spec = importlib.util.find_spec(name)
         except (ImportError, ValueError):
             continue
         places = [*(spec.submodule_search_locations or ())] if spec else []
-        found += [place for place in places if Path(place).parent != _PACKAGE.parent]
-    return found
+        folders += [place for place in places if Path(place).parent != _PACKAGE.parent]
+    return folders
 
 
 def check_package(facts: PackageFacts) -> Finding:
@@ -198,12 +203,12 @@ def probe_dependencies(request: Request) -> DependencyFacts:
         listed = []
     requirements = tuple(line for line in listed if "extra ==" not in line)
     names = [Requirement(line).name for line in requirements]
-    found = installed_versions((*names, "jaxlib", *_PLUGINS))
+    versions = installed_versions((*names, "jaxlib", *_PLUGINS))
     return DependencyFacts(
         requirements=requirements,
-        installed={name: version for name, version in found.items() if name not in _PLUGINS},
+        installed={name: version for name, version in versions.items() if name not in _PLUGINS},
         constraints=_constraints(),
-        plugins={name: version for name, version in found.items() if name in _PLUGINS},
+        plugins={name: version for name, version in versions.items() if name in _PLUGINS},
     )
 
 
@@ -255,17 +260,7 @@ def check_dependencies(facts: DependencyFacts) -> Finding:
             "pip install -e . -c constraints.txt",
         )
     findings = []
-    missing, wrong, other = [], [], []
-    for line in facts.requirements:
-        requirement = Requirement(line)
-        version = facts.installed.get(requirement.name, "")
-        tested = facts.constraints.get(_plain(requirement.name), "")
-        if not version:
-            missing.append(requirement.name)
-        elif not requirement.specifier.contains(version, prereleases=True):
-            wrong.append(f"{requirement.name} {version} (needed: {requirement.specifier})")
-        elif tested and version != tested:
-            other.append(f"{requirement.name} {version} (tested: {tested})")
+    missing, wrong, other = _differing_packages(facts)
     install = "pip install -e . -c constraints.txt" if facts.constraints else "pip install again"
     if missing:
         findings.append(Finding("", "bad", f"missing: {_first_few(missing)}", install))
@@ -293,8 +288,24 @@ def check_dependencies(facts: DependencyFacts) -> Finding:
     return joined("packages", findings)
 
 
+def _differing_packages(facts: DependencyFacts) -> tuple[list[str], list[str], list[str]]:
+    """Packages that are missing, outside their bounds, and of other versions than those tested."""
+    missing, wrong, other = [], [], []
+    for line in facts.requirements:
+        requirement = Requirement(line)
+        version = facts.installed.get(requirement.name, "")
+        tested = facts.constraints.get(_plain(requirement.name), "")
+        if not version:
+            missing.append(requirement.name)
+        elif not requirement.specifier.contains(version, prereleases=True):
+            wrong.append(f"{requirement.name} {version} (needed: {requirement.specifier})")
+        elif tested and version != tested:
+            other.append(f"{requirement.name} {version} (tested: {tested})")
+    return missing, wrong, other
+
+
 def _mixed_jax(facts: DependencyFacts) -> Finding | None:
-    """JAX finds no device if its plugin is of another release, and says little about it."""
+    """A finding if JAX's packages are of different releases: JAX then finds no device."""
     jax, jaxlib = facts.installed.get("jax", ""), facts.installed.get("jaxlib", "")
     others = {
         name: version

@@ -210,11 +210,11 @@ def table_cells(decoders: Mapping[str, DecoderConfidence]) -> tuple[list[str], l
     """Return header and rows as text, two rows per decoder, for the terminal and the report."""
     header, rows = ["confidence of", "right", "AUC", "95 %", "error", "95 %"], []
     for decoder, confidence in decoders.items():
-        for kind, found in (("sentences", confidence.sentence), ("words", confidence.word)):
+        for kind, figures in (("sentences", confidence.sentence), ("words", confidence.word)):
             title = f"{decoder}, {kind}" + ("" if confidence.fitted_on else " (no scale)")
-            share = f"{found.right / found.examples:.1%}" if found.examples else "-"
-            auc = _figure_cells(found.auc, found.auc_interval)
-            ece = _figure_cells(found.ece, found.ece_interval)
+            share = f"{figures.right / figures.examples:.1%}" if figures.examples else "-"
+            auc = _figure_cells(figures.auc, figures.auc_interval)
+            ece = _figure_cells(figures.ece, figures.ece_interval)
             rows.append([title, share, *auc, *ece])
     return header, rows
 

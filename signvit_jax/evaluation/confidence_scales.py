@@ -37,7 +37,7 @@ def lexicon_of(index: Sequence[IndexEntry]) -> Lexicon | None:
 
 
 def fit(
-    found: Decoded,
+    decoded: Decoded,
     decoders: Iterable[str],
     *,
     spells_glosses: bool,
@@ -57,7 +57,7 @@ def fit(
     scales = {}
     for decoder in decoders:
         is_gloss = spells_glosses and decoder in CTC_DECODERS
-        clips = [(entry, texts) for entry, texts in found if entry.gloss or not is_gloss]
+        clips = [(entry, texts) for entry, texts in decoded if entry.gloss or not is_gloss]
         if not clips:
             raise CalibrationError(
                 f"{split!r} of {dataset!r} has no clip to fit confidence of {decoder!r} on; "
@@ -67,7 +67,7 @@ def fit(
         scales[decoder] = _fit_decoder(
             clips, decoder, is_gloss, compare_ctc, lexicon, lowercase=lowercase
         )
-    return Calibration(step, dataset, split, len(found), scales, lexicon)
+    return Calibration(step, dataset, split, len(decoded), scales, lexicon)
 
 
 def _fit_decoder(

@@ -86,11 +86,11 @@ def evaluate(
         process_index=jax.process_index(),
         process_count=jax.process_count(),
     )
-    found = predictor.predict_split(params, batches, should_stop, on_batch)
+    by_position = predictor.predict_split(params, batches, should_stop, on_batch)
     if should_stop():
         return None
 
-    entries = [split.index[position] for position in found]
+    clips = [(split.index[position], hypotheses) for position, hypotheses in by_position.items()]
     scores: dict[str, Scores] = {}
     confidence: dict[str, DecoderConfidence] = {}
     phoenix_rates: dict[str, float] = {}
@@ -98,7 +98,7 @@ def evaluate(
         is_gloss = decoder in gloss_decoders
         pairs = [
             (entry.gloss if is_gloss else entry.text, hypotheses[decoder])
-            for entry, hypotheses in zip(entries, found.values())
+            for entry, hypotheses in clips
             if entry.gloss or not is_gloss
         ]
         references = [reference for reference, _ in pairs]
@@ -117,11 +117,10 @@ def evaluate(
         checkpoint_step=checkpoint_step,
         decoders=scores,
         predictions=tuple(
-            _prediction(entry, hypotheses, scored, columns)
-            for entry, hypotheses in zip(entries, found.values())
+            _prediction(entry, hypotheses, scored, columns) for entry, hypotheses in clips
         ),
         gloss_decoders=tuple(gloss_decoders),
-        unknown=dict(tokenizer.unknown([entry.text for entry in entries]).most_common()),
+        unknown=dict(tokenizer.unknown([entry.text for entry, _ in clips]).most_common()),
         phoenix_gloss_wer=phoenix_rates,
         confidence=confidence,
     )

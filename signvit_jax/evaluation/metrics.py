@@ -126,18 +126,7 @@ def score(
     references = [normalize_text(text, lowercase) for text in references]
     hypotheses = [normalize_text(text, lowercase) for text in hypotheses]
     bleu = _bleu("none" if glosses else tokenize, lowercase, references)
-    counts = bleu.corpus_score(hypotheses, [references])
-    bleu_by_order = [
-        BLEU.compute_bleu(
-            counts.counts[:n],
-            counts.totals[:n],
-            counts.sys_len,
-            counts.ref_len,
-            smooth_method="exp",
-            max_ngram_order=n,
-        ).score
-        for n in range(1, 5)
-    ]
+    bleu1, bleu2, bleu3, bleu4 = _bleu_by_order(bleu, references, hypotheses)
     chrf = CHRF(lowercase=lowercase)
     chrf_score = chrf.corpus_score(hypotheses, [references]).score
     signature = str(bleu.get_signature())
@@ -151,7 +140,10 @@ def score(
     hypothesis_words = [_words(text, signature, unit) for text in hypotheses]
     errors = count_errors(reference_words, hypothesis_words)
     return Scores(
-        *bleu_by_order,
+        bleu1=bleu1,
+        bleu2=bleu2,
+        bleu3=bleu3,
+        bleu4=bleu4,
         chrf=chrf_score,
         rouge_l=100.0 * sum(map(_rouge_l, reference_words, hypothesis_words)) / len(references),
         wer=errors.rate,
@@ -311,6 +303,25 @@ def _bleu(tokenize: str, lowercase: bool, references: Sequence[str]) -> BLEU:
             f"pip install 'sacrebleu[{tokenize[:2]}]'; "
             "or use 'auto', which scores such text by character"
         ) from error
+
+
+def _bleu_by_order(
+    bleu: BLEU, references: Sequence[str], hypotheses: Sequence[str]
+) -> tuple[float, float, float, float]:
+    """Return BLEU-1 to BLEU-4, from n-grams that are counted once."""
+    counts = bleu.corpus_score(hypotheses, [references])
+
+    def up_to(order: int) -> float:
+        return BLEU.compute_bleu(
+            counts.counts[:order],
+            counts.totals[:order],
+            counts.sys_len,
+            counts.ref_len,
+            smooth_method="exp",
+            max_ngram_order=order,
+        ).score
+
+    return up_to(1), up_to(2), up_to(3), up_to(4)
 
 
 def _words(text: str, signature: str, unit: str) -> list[str]:

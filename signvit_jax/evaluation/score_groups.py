@@ -49,8 +49,8 @@ def errors_by(
 ) -> list[GroupErrors]:
     """Return the groups of a column, the one with the highest error rate of `decoders[0]` first.
 
-    Clips without a value are a group of their own. Clips on which `decoders[0]` was not scored,
-    such as those without glosses, are in no group.
+    Clips without a value form one more group. Clips on which `decoders[0]` was not scored, such as
+    those without glosses, are in no group.
     """
     by_value: dict[str, list[ScoredClip]] = {}
     for clip in clips:
@@ -58,7 +58,7 @@ def errors_by(
             groups = clip.prediction.details.get(GROUPS)
             value = groups.get(column) if isinstance(groups, Mapping) else None
             by_value.setdefault(str(value) if value else NO_VALUE, []).append(clip)
-    found = [
+    rows = [
         GroupErrors(
             value,
             len(members),
@@ -66,7 +66,7 @@ def errors_by(
         )
         for value, members in by_value.items()
     ]
-    return sorted(found, key=lambda group: (-group.errors[decoders[0]].rate, group.value))
+    return sorted(rows, key=lambda group: (-group.errors[decoders[0]].rate, group.value))
 
 
 def format_table(column: str, groups: Sequence[GroupErrors]) -> Table:

@@ -93,7 +93,7 @@ def _noise(config: Config) -> _Clip:
 
 
 def _differences(model: TrainedModel, folder: ExportFolder, batch: _Clip) -> dict[str, Difference]:
-    """The largest difference of each output, and the largest value of the model itself.
+    """The largest difference of each output, and the largest value of the original model's output.
 
     Errors accumulate as in use: the export computes each output from its own earlier outputs.
     """
@@ -154,9 +154,9 @@ def outputs(
 
 
 def _latency(model: TrainedModel, exported: TrainedModel, batch: Clips) -> Latency:
-    """Median seconds from the frames of one clip to its text, the two models in turns.
+    """The median seconds from the frames of one clip to its text; the two models run in turns.
 
-    On several devices there is one clip for each of them.
+    With several devices there is one clip for each of them.
     """
     sides = {"before": model, "after": exported}
     seconds = {"before": [], "after": []}
@@ -185,7 +185,7 @@ def _latency(model: TrainedModel, exported: TrainedModel, batch: Clips) -> Laten
 
 
 def _scores(model: TrainedModel, split: Split, on_clips: Callable[[int], None]) -> ScoreValues:
-    found = evaluate(
+    results = evaluate(
         split,
         model.predictor([_DECODER]),
         model.weights,
@@ -195,5 +195,5 @@ def _scores(model: TrainedModel, split: Split, on_clips: Callable[[int], None]) 
         lowercase=model.config.tokenizer.lowercase,
         on_batch=on_clips,
     )
-    assert found is not None  # nothing stops it
-    return dataclasses.asdict(found.decoders[_DECODER])
+    assert results is not None  # nothing stops it
+    return dataclasses.asdict(results.decoders[_DECODER])

@@ -43,9 +43,9 @@ def int8_tensors(
                 tensors[f"{layer}/input_zero"] = zero
         elif value.size >= _SMALL and (path == _EMBEDDING or value.ndim == 4):
             channels = [0 if path == _EMBEDDING else 3]
-            found = qwix.quantize(jnp.asarray(value), jnp.int8, channelwise_axes=channels)
-            tensors[path] = np.asarray(found.qvalue)
-            tensors[path + SCALE_SUFFIX] = np.asarray(found.scale)
+            quantized = qwix.quantize(jnp.asarray(value), jnp.int8, channelwise_axes=channels)
+            tensors[path] = np.asarray(quantized.qvalue)
+            tensors[path + SCALE_SUFFIX] = np.asarray(quantized.scale)
         else:
             tensors[path] = value
     return tensors

@@ -44,18 +44,24 @@ def input_ranges(
 
     @jax.jit
     def run(params: PyTree, video: Array, frame_lengths: Array) -> dict[str, Array]:
-        translator, seen = definition.bind(params), {}
-        replace_linears(
-            translator, lambda path, linear: _RecordRange(linear, seen.setdefault(path, []).append)
-        )
-        translator.encode(video, frame_lengths)
-        return {path: jnp.stack(values) for path, values in seen.items() if values}
+        translator = definition.bind(params)
+        recorded: dict[str, list[Array]] = {}
 
-    found = [
+        def recording(path: str, linear: nnx.Linear) -> _RecordRange:
+            return _RecordRange(linear, recorded.setdefault(path, []).append)
+
+        replace_linears(translator, recording)
+        translator.encode(video, frame_lengths)
+        return {path: jnp.stack(values) for path, values in recorded.items() if values}
+
+    ranges_of_batches = [
         jax.device_get(run(model.params, batch["video"], batch["frame_lengths"]))
         for batch in batches
     ]
-    means = {path: np.mean([ranges[path] for ranges in found], axis=0) for path in found[0]}
+    means = {
+        path: np.mean([ranges[path] for ranges in ranges_of_batches], axis=0)
+        for path in ranges_of_batches[0]
+    }
     params = flat(model.params)
 
     def is_stacked(path: str) -> bool:

@@ -152,24 +152,24 @@ def languages_of(model: TrainedModel) -> tuple[str, str] | None:
 
 
 def tag_of_texts(model: TrainedModel) -> str:
-    """The tag of the language of a model's texts, such as "de"; "" if nobody said."""
-    found = languages_of(model)
-    return language_tag(found[1]) if found is not None else ""
+    """The tag of the language of a model's texts, such as "de"; "" if it is not known."""
+    known_languages = languages_of(model)
+    return language_tag(known_languages[1]) if known_languages is not None else ""
 
 
 def languages(dataset: str, card: str | None = None) -> tuple[str, str] | None:
-    """Return the sign language and the language of the texts, as a model's card says them.
+    """Return the sign language and the language of the texts that a model's card states.
 
-    `card`: its Markdown; without it what is known of the data set. None: nobody said.
+    `card` is its Markdown. Without it they are those of the data set. None: they are not known.
     """
     rows = dict(re.findall(r"^\| (sign language|text) \| (.+?) \|$", card or "", re.MULTILINE))
     if {"sign language", "text"} <= set(rows):
-        found = rows["sign language"], rows["text"]
+        pair = rows["sign language"], rows["text"]
     elif (known := _DATA_SETS.get(dataset.partition("/")[0])) is not None:
-        found = known[:2]
+        pair = known[:2]
     else:
         return None
-    return None if _UNKNOWN in found else found
+    return None if _UNKNOWN in pair else pair
 
 
 def _head(fields: CardFields, dataset: str, known_language: str, report: Report) -> list[str]:

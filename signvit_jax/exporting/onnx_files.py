@@ -29,7 +29,7 @@ from signvit_jax.serving.programs import EXPORT_POLICY, Program, programs
 _OPSET = 21
 # Primitive that calls a function -> the parameter that holds the function's jaxpr.
 _CALLS = {"jit": "jaxpr", "custom_jvp_call": "call_jaxpr", "custom_vjp_call": "call_jaxpr"}
-_EXTERNAL_BYTES = 1_000_000_000  # larger weights get a file of their own
+_EXTERNAL_BYTES = 1_000_000_000  # larger weights go into a separate file
 _PURPOSE = "--format=onnx"
 
 
@@ -111,16 +111,16 @@ def _evaluate(jaxpr: Jaxpr, constants: Sequence[Array], inputs: Sequence[Array])
         return atom.val if isinstance(atom, Literal) else values[atom]
 
     for equation in jaxpr.eqns:
-        given = [read(atom) for atom in equation.invars]
+        operands = [read(atom) for atom in equation.invars]
         if called := _CALLS.get(equation.primitive.name):
             inner = equation.params[called]
-            found = _evaluate(inner.jaxpr, inner.consts, given)
+            results = _evaluate(inner.jaxpr, inner.consts, operands)
         else:
-            found = equation.primitive.bind(
-                *given, **equation.primitive.get_bind_params(equation.params)
+            results = equation.primitive.bind(
+                *operands, **equation.primitive.get_bind_params(equation.params)
             )
-            found = found if equation.primitive.multiple_results else [found]
-        values.update(zip(equation.outvars, found))
+            results = results if equation.primitive.multiple_results else [results]
+        values.update(zip(equation.outvars, results))
     return [read(atom) for atom in jaxpr.outvars]
 
 
@@ -170,7 +170,7 @@ def _quantize(source: Path, target: Path, calibration: Iterable[Clips]) -> None:
 
 
 def _move(source: Path, target: Path) -> None:
-    """Write the program with its weights, which go into a file of their own if they are large."""
+    """Write the program with its weights, which go into a separate file if they are large."""
     onnx = import_optional("onnx", _PURPOSE, ExportError)
     external = {}
     if _weight_bytes(source) > _EXTERNAL_BYTES:

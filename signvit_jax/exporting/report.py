@@ -26,7 +26,7 @@ class Sizes(TypedDict):
 
 
 class Difference(TypedDict):
-    """The largest difference of an output, and the largest value of the model itself."""
+    """The largest difference of an output. `of`: the largest value of the original's output."""
 
     largest: float
     of: float

@@ -34,7 +34,7 @@ def write_stablehlo(model: TrainedModel, folder: ExportFolder) -> None:
 def _without_source_folders() -> Iterator[None]:
     """Make JAX write the names of source files into a program without their folders.
 
-    Folders are those of the author's machine, and name the author if Python is in a home folder.
+    The folders are those of this machine. Those in a home folder contain the user's name.
     """
     before = jax.config.jax_hlo_source_file_canonicalization_regex
     jax.config.update(_REMOVED_FROM_PATHS, r".*[/\\]")

@@ -11,9 +11,9 @@ def write_atomically(path: Path, content: Content) -> None:
     """Replace `path` by a file with `content`, which then also survives a power cut.
 
     Text is encoded as UTF-8 and its line endings are kept; characters that UTF-8 cannot hold (lone
-    surrogates) raise UnicodeEncodeError. A function as content must write the temporary file
-    whose path it is given. If anything is raised, by this function (OSError) or by the given one,
-    the old content stays, unless only the flush of the folder failed, after the replacement.
+    surrogates) raise UnicodeEncodeError. A function as content gets the path of the temporary file,
+    which it must write. After any error (OSError, or what that function raises) the old content
+    stays, unless only the flush of the folder failed, after the replacement.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:

@@ -20,7 +20,7 @@ _KINDS = re.compile(
 class Collective:
     """A collective, with the bytes that a device sends in one run, and its runs in a step.
 
-    `axes`: those along which the devices of a group differ, such as "data" or "data+fsdp".
+    `axes`: mesh axes along which the devices of a group differ, such as "data" or "data+fsdp".
     `members`: the devices of the first group, by their place in the mesh.
     """
 
@@ -40,10 +40,10 @@ class Collective:
 def collectives_of(program: Program, mesh: Mapping[str, int]) -> list[Collective]:
     """Return the collectives of a program for a mesh of these axes and sizes.
 
-    Bytes are those of rings, which send the least that is possible: (n - 1) / n of what is gathered
-    or scattered over n devices, and twice that of what is reduced on all of them.
+    Bytes are those of ring algorithms, which send the least: (n - 1) / n of an array that is
+    gathered or scattered over n devices, and twice as much of an array that is reduced on all.
     """
-    found = []
+    collectives = []
     for kind, runs, computation, instruction in _executed(program):
         groups = _groups(instruction, math.prod(mesh.values()))
         if len(groups[0]) < 2:
@@ -51,7 +51,7 @@ def collectives_of(program: Program, mesh: Mapping[str, int]) -> list[Collective
         operands = tuple(
             array for name in instruction.operands for array in computation[name].arrays
         )
-        found.append(
+        collectives.append(
             Collective(
                 kind,
                 _axes(groups, mesh),
@@ -61,7 +61,7 @@ def collectives_of(program: Program, mesh: Mapping[str, int]) -> list[Collective
                 instruction.op_name,
             )
         )
-    return found
+    return collectives
 
 
 def _executed(program: Program) -> Iterator[tuple[str, int, Computation, Instruction]]:
@@ -113,23 +113,25 @@ def _bytes_sent(kind: str, operands: tuple[ArrayType, ...], members: int) -> flo
 
 
 def _groups(instruction: Instruction, devices: int) -> list[list[int]]:
-    """Return the groups of devices that work together; pairs of sender and receiver in permutes."""
+    """Return the groups of devices that work together; for a permute, (sender, receiver) pairs.
+
+    XLA writes groups in several ways.
+    """
     text = instruction.attributes
+    # {{0,1},{1,0}}: a ring connects each device with the next.
     if pairs := re.search(r"source_target_pairs=\{((?:\{\d+,\d+\},?)*)\}", text):
-        # A ring connects each device with the next: an axis is what differs in any pair.
-        return [[int(end) for end in pair] for pair in re.findall(r"(\d+),(\d+)", pairs[1])] or [
-            [0]
-        ]
+        groups = [_integers(pair) for pair in re.findall(r"\d+,\d+", pairs[1])]
+        return groups or [[0]]
+    # {{0,1},{2,3}}, or {} for one group of all devices.
     if listed := re.search(r"replica_groups=\{((?:\{[\d,]*\},?)*)\}", text):
-        groups = [
-            [int(member) for member in group.split(",")]
-            for group in re.findall(r"\{([\d,]+)\}", listed[1])
-        ]
+        groups = [_integers(group) for group in re.findall(r"\{([\d,]+)\}", listed[1])]
         return groups or [list(range(devices))]
+    # [4,2]<=[2,4]T(1,0): the numbers 0 to 7 in the shape (2, 4), transposed, in 4 groups of 2.
     if iota := re.search(r"replica_groups=\[([\d,]+)\]<=\[([\d,]+)\](?:T\(([\d,]+)\))?", text):
-        groups, shape, order = (_integers(part) for part in iota.groups())
+        sizes, shape, order = (_integers(part) for part in iota.groups())
         numbers = np.arange(math.prod(shape)).reshape(shape)
-        return numbers.transpose(order or range(len(shape))).reshape(groups[0], -1).tolist()
+        return numbers.transpose(order or range(len(shape))).reshape(sizes[0], -1).tolist()
+    # mesh['data'=2,'fsdp'=4] {'fsdp'}: devices that differ only along the listed axes.
     if meshed := re.search(r"replica_groups=mesh\[([^\]]*)\] \{([^}]*)\}", text):
         sizes = {name: int(size) for name, size in re.findall(r"'([^']*)'=(\d+)", meshed[1])}
         grouped = re.findall(r"'([^']*)'", meshed[2])

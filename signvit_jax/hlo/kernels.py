@@ -2,8 +2,8 @@
 
 A kernel is an instruction that the device executes on its own: a fusion, a product, a copy, a
 library's kernel. Its operations are those of matrix products, convolutions and attention. Its bytes
-are its operands and results in the device's main memory; of an operand that it only slices, or a
-result into which it only writes a slice, those of the slice.
+are those of its operands and results in the device's main memory. If it reads only a slice of an
+operand, or writes only a slice of a result, only the slice counts.
 """
 
 import collections
@@ -70,7 +70,7 @@ class Kernels:
 
 def kernels_of(program: Program) -> Kernels:
     """Return the kernels of a compiled program."""
-    found, uncounted = [], collections.Counter[str]()
+    kernels, uncounted = [], collections.Counter[str]()
     for launches, computation, instruction in program.executed():
         if launches == 0 or _is_free(instruction):
             continue
@@ -84,8 +84,8 @@ def kernels_of(program: Program) -> Kernels:
             _bytes(program, computation, instruction),
             bool(_COLLECTIVE.match(instruction.operation)),
         )
-        found.append(kernel)
-    return Kernels(found, dict(uncounted))
+        kernels.append(kernel)
+    return Kernels(kernels, dict(uncounted))
 
 
 def _is_free(instruction: Instruction) -> bool:
@@ -96,13 +96,11 @@ def _is_free(instruction: Instruction) -> bool:
 def _flops(program: Program, computation: Computation, instruction: Instruction) -> float | None:
     """Return the operations of an instruction; None for an unknown custom call."""
     if instruction.operation in _FUSIONS:
-        inner = [
-            _flops(program, body, part)
-            for name in instruction.called("calls")
-            for body in [program.computations[name]]
-            for part in body.values()
-        ]
-        return sum(flops or 0.0 for flops in inner)
+        total = 0.0
+        for name in instruction.called("calls"):
+            body = program.computations[name]
+            total += sum(_flops(program, body, part) or 0.0 for part in body.values())
+        return total
     if instruction.operation == "dot":
         return _product_flops(computation, instruction, "lhs_contracting_dims")
     if instruction.operation == "convolution":
@@ -147,8 +145,8 @@ def _attention_flops(computation: Computation, call: Instruction) -> float | Non
 def _cudnn_convolution_flops(computation: Computation, call: Instruction) -> float | None:
     """Operations of cuDNN's convolutions, padding included.
 
-    Each output of the forward convolution takes the kernel's entries of one output feature, and so
-    do both backward passes.
+    Each output of the forward convolution multiplies the kernel's entries of one output feature.
+    Each backward pass needs as many products.
     """
     labels = re.search(r"dim_labels=\w+_(\w+)->", call.attributes)
     if labels is None:
@@ -166,7 +164,7 @@ def _cudnn_convolution_flops(computation: Computation, call: Instruction) -> flo
 
 
 def _convolution_flops(computation: Computation, convolution: Instruction) -> float:
-    """Operations of a convolution, without products with padding and with dilation's zeros.
+    """Operations of a convolution, without products with zeros of padding or dilation.
 
     TPU programs write matrix products as convolutions, and batches of them as dilated ones.
     """
@@ -238,7 +236,7 @@ def _bytes(program: Program, computation: Computation, instruction: Instruction)
 def _fusion_bytes(
     program: Program, fusion: Instruction, read: list[int], written: int
 ) -> tuple[list[int], int]:
-    """Return (bytes read of each operand, bytes written), with slices as what they touch."""
+    """Return (bytes read of each operand, bytes written); of a slice, only the bytes it touches."""
     body = program.computations[fusion.called("calls")[0]]
     source = {}  # a parameter's number, by its name and those of its bitcasts
     users: dict[int, list[tuple[int, Instruction]]] = collections.defaultdict(list)

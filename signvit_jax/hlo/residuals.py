@@ -32,24 +32,25 @@ def residuals_of(program: Program) -> list[Residual]:
     JAX's names tell the passes apart: `jvp(...)` forward, `transpose(...)` backward. Arrays that a
     loop over layers stacks are named after what the loop writes into them.
     """
-    found: collections.Counter[tuple[ArrayType, str]] = collections.Counter()
+    counts: collections.Counter[tuple[ArrayType, str]] = collections.Counter()
     for name in program.runs:
         computation = program.computations[name]
-        kept = {
-            origin
-            for instruction in computation.values()
-            if _is_backward(instruction)
-            for origin in _origins(computation, instruction)
-        }
-        for producer, index in kept:
+        read_backward: set[tuple[str, int]] = set()
+        for instruction in computation.values():
+            if _is_backward(instruction):
+                read_backward.update(_origins(computation, instruction))
+        for producer, index in read_backward:
             instruction = computation[producer]
             if not _is_forward(instruction) or index >= len(instruction.arrays):
                 continue
             source = _source(program, computation, producer, index)
             if not source.startswith(_ZEROS):
-                found[instruction.arrays[index], source] += 1
-    residuals = [Residual(array, count, source) for (array, source), count in found.items()]
-    return sorted(residuals, key=lambda kept: (-kept.bytes, kept.source, str(kept.array)))
+                counts[instruction.arrays[index], source] += 1
+    residuals = [Residual(array, count, source) for (array, source), count in counts.items()]
+    return sorted(
+        residuals,
+        key=lambda residual: (-residual.bytes, residual.source, str(residual.array)),
+    )
 
 
 def _is_backward(instruction: Instruction) -> bool:
@@ -118,9 +119,9 @@ def _computed_by(
 ) -> Instruction:
     """Return the instruction that computed an array.
 
-    Fusions, writes of slices, casts and copies are looked through.
+    Look through fusions, writes of slices, casts and copies.
     """
-    seen = instruction
+    origin = instruction
     if instruction.operation == "fusion-done":
         instruction = computation[instruction.operands[0]]
     if instruction.operation in ("fusion", "fusion-start"):
@@ -132,10 +133,12 @@ def _computed_by(
         if inner.operation != "parameter":
             return inner
         number = int(inner.arguments)
-        seen = computation.get(instruction.operands[number], instruction)
-        return _computed_by(program, computation, seen, 0) if seen is not instruction else seen
-    inner = _through_copies(computation, seen)
-    return inner if inner is seen else _computed_by(program, computation, inner, 0)
+        origin = computation.get(instruction.operands[number], instruction)
+        if origin is instruction:
+            return origin
+        return _computed_by(program, computation, origin, 0)
+    inner = _through_copies(computation, origin)
+    return inner if inner is origin else _computed_by(program, computation, inner, 0)
 
 
 def _through_copies(computation: Computation, instruction: Instruction) -> Instruction:

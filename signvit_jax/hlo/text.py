@@ -76,13 +76,13 @@ class Instruction:
 
     def called(self, *names: str) -> list[str]:
         """Return the computations in the attributes `names`."""
-        found: list[str] = []
+        computations: list[str] = []
         for name in names:
             match = re.search(rf"\b{name}=(?:\{{([^}}]*)\}}|%?([\w.\-]+))", self.attributes)
             if match:
                 listed = match[1].split(",") if match[1] is not None else [match[2]]
-                found += [item.strip().lstrip("%") for item in listed]
-        return found
+                computations += [item.strip().lstrip("%") for item in listed]
+        return computations
 
     def integers(self, name: str) -> list[int]:
         """Return the numbers of an attribute such as `lhs_contracting_dims={1,2}`."""
@@ -112,8 +112,8 @@ class Program:
         """
         while frame in self.frames:
             place, frame = self.frames[frame]
-            _, found, name = place.rpartition(package)
-            if found:
+            _, separator, name = place.rpartition(package)
+            if separator:
                 return name
         return ""
 
@@ -206,12 +206,12 @@ def parse_hlo(text: str) -> Program:
 
 def arrays_in(text: str) -> tuple[ArrayType, ...]:
     """Return the arrays that a text of types names, such as `(f32[2,3]{1,0}, bf16[8])`."""
-    found = []
+    arrays = []
     for dtype, shape, layout in _ARRAY.findall(text):
         space = re.search(r"S\((\d+)\)", layout)
         sizes = tuple(int(size.lstrip("<=")) for size in shape.split(",") if size)
-        found.append(ArrayType(dtype, sizes, int(space[1]) if space else 0))
-    return tuple(found)
+        arrays.append(ArrayType(dtype, sizes, int(space[1]) if space else 0))
+    return tuple(arrays)
 
 
 def _frames(text: str) -> dict[int, tuple[str, int]]:

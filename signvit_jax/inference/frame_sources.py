@@ -17,7 +17,7 @@ from signvit_jax.media.cameras import Image, SourceError, can_read_cameras, open
 from signvit_jax.media.video import Sampling, VideoLimits, open_video
 from signvit_jax.runtime.optional_deps import import_optional
 
-# A file that is played live may last a day: 10 million frames are those of a day at 115 per second.
+# A file that is played live may last a day; 10 million frames allow 115 per second.
 _DAY_LONG = VideoLimits(
     max_seconds=86_400.0, max_frames=10_000_000, cpu_seconds=86_400.0, wall_seconds=3600.0
 )
@@ -35,9 +35,9 @@ class Frame(NamedTuple):
 
 
 class TakenFrames(NamedTuple):
-    """What a source gives when it is asked."""
+    """The frames that a source has received since the last call."""
 
-    frames: list[Frame]  # since the last call, in order of time
+    frames: list[Frame]  # in order of time
     seconds: float  # the time of the stream now
     has_ended: bool
 
@@ -335,7 +335,7 @@ class _RateLimiter:
     """The choice of frames to keep: at most `STORED_FRAME_RATE` per second, evenly spaced."""
 
     def __init__(self):
-        self._due = 0.0  # seconds of the stream at which the next frame is wanted
+        self._due = 0.0  # seconds of the stream at which the next frame should come
 
     def keeps(self, seconds: float) -> bool:
         """Return True if the frame at `seconds` of the stream is kept."""
@@ -343,6 +343,6 @@ class _RateLimiter:
         # A frame may come a little early: cameras are not exact to the millisecond.
         if seconds < self._due - 0.4 * step:
             return False
-        # After a pause, frames that were due meanwhile are not made up for.
+        # After a pause, do not catch up on the frames that were due during it.
         self._due = max(self._due + step, seconds - step)
         return True

@@ -1,11 +1,11 @@
 """Join the texts of overlapping windows of a long video into segments without repeated words.
 
-Two overlapping windows read the same signs twice, each with errors of its own. The words at a
+Two overlapping windows read the same signs twice, each with different errors. The words at a
 window's edge have the most errors, because the edge can lie within a sign.
 
 The words of the overlap are aligned by edit distance and by time. The joined text switches from the
-earlier window to the later one at a word that both contain: of these, the one nearest to the middle
-of the overlap. In a script without spaces, a character counts as a word (`writing_systems.units`).
+earlier window to the later one at a word that both contain, the one nearest to the middle of the
+overlap. In a script without spaces, a character counts as a word (`writing_systems.units`).
 """
 
 import dataclasses
@@ -16,8 +16,8 @@ from typing import NamedTuple, Self
 from signvit_jax.captions.segments import Segment
 from signvit_jax.text.words import Word, words_text
 
-# Seconds by which two windows may place one word apart: where the decoder gives the words' times,
-# and where they are assumed to be spread evenly over their window.
+# Largest difference, in seconds, of the times that two windows give the same word: where the
+# decoder gives the words' times, and where words are assumed to be evenly spread over the window.
 _TIMED_TOLERANCE, _SPREAD_TOLERANCE = 0.6, 1.5
 # Costs in an alignment. A match costs the difference of its two times, in units of the tolerance.
 _GAP_COST, _MISMATCH_COST = 1.0, 1.5
@@ -145,11 +145,13 @@ class _PlacedSegment:
             if len(ordered) > max(len(pairs), 1):
                 i, j = ordered[len(ordered) // 2]
                 return Switch(i + 1, j + 1, middle, True)
+
+        def place(pair: tuple[int, int]) -> float:
+            return (before[pair[0]].at + after[pair[1]].at) / 2
+
         if pairs:
-            i, j = min(
-                pairs, key=lambda pair: abs((before[pair[0]].at + after[pair[1]].at) / 2 - middle)
-            )
-            at = (before[i].at + after[j].at) / 2 if timed else middle
+            i, j = nearest = min(pairs, key=lambda pair: abs(place(pair) - middle))
+            at = place(nearest) if timed else middle
             return Switch(first + i + 1, j + 1, min(max(at, begin), end), True)
         if not timed:  # no word is repeated, and places are too uncertain to leave any word out
             return Switch(len(self.words), 0, middle, False)
@@ -202,9 +204,8 @@ def _align_by_time(
 
     def pair_cost(row: int, column: int) -> float:
         one, other = before[row - 1], after[column - 1]
-        return (0.0 if one.key == other.key else _MISMATCH_COST) + abs(
-            one.at - other.at
-        ) / tolerance
+        word_cost = 0.0 if one.key == other.key else _MISMATCH_COST
+        return word_cost + abs(one.at - other.at) / tolerance
 
     for row in range(1, rows):
         for column in range(1, columns):

@@ -93,8 +93,8 @@ def read_source(path: str) -> SourceModel:
     """
     if is_hub_address(path):
         fetched = fetch(path)
-        found = _source_of_export(fetched.folder)
-        return found._replace(path=str(fetched.pinned))
+        source = _source_of_export(fetched.folder)
+        return source._replace(path=str(fetched.pinned))
     if not Path(path).is_dir():
         several = "," in path
         raise ConfigError(

@@ -33,7 +33,7 @@ from signvit_jax.text.words import Word, word_confidences, word_tokens
 Models = SignTranslator | tuple[SignTranslator, ...]
 Encode = Callable[[PyTree, jax.Array, jax.Array], tuple[Encoded, ...]]
 Frames = UInt8[np.ndarray, "t h w 3"]  # of one clip
-# What clips of one batch have in common: decoders, options, seed, frames of the bucket.
+# What all clips of one batch share: decoders, options, seed, frames of the bucket.
 _BatchKey = tuple[tuple[str, ...], InferenceConfig, int, int]
 
 
@@ -122,7 +122,8 @@ class Predictor:
         self.fitted_on = {}
         self.lexicon = None
         if calibration:
-            self.scales = {name: found for name in decoders if (found := calibration.of(name))}
+            by_name = {name: calibration.of(name) for name in decoders}
+            self.scales = {name: scales for name, scales in by_name.items() if scales}
             self.fitted_on = {name: calibration.fitted_on(name) for name in decoders}
             self.lexicon = calibration.lexicon
         self._ctc_tokenizer = ctc_tokenizer
@@ -130,7 +131,7 @@ class Predictor:
         options = SearchOptions.from_config(
             config, bos_id=tokenizer.bos_id, eos_id=tokenizer.eos_id
         )
-        # The lexicon ranks the complete beam again: the text that has a word for every sign may
+        # The lexicon reranks the complete beam, because the text with a word for every sign may
         # have a low rank in it.
         full_beam = dataclasses.replace(options, n_best=options.beam_size)
         self._options = options
@@ -158,17 +159,21 @@ class Predictor:
             name: program(params, encoded, jax.random.key(seed), on_device["index"])
             for name, program in self._programs.items()
         }
-        found = {
+        hypotheses = {
             name: _hypotheses(_gather(outputs), self.tokenizers.get(name, self._ctc_tokenizer))
             for name, outputs in decoded.items()
         }
         ctc_texts = itertools.repeat(None)
-        if "ctc" in found:
-            ctc_texts = [hypothesis.text for hypothesis in found["ctc"]]
+        if "ctc" in hypotheses:
+            ctc_texts = [hypothesis.text for hypothesis in hypotheses["ctc"]]
         if self._reranks:
-            found["beam"] = [self._reranked(*row) for row in zip(found["beam"], found["ctc"])]
+            rows = zip(hypotheses["beam"], hypotheses["ctc"])
+            hypotheses["beam"] = [self._reranked(beam, ctc) for beam, ctc in rows]
         return {
-            name: [self._with_confidence(name, *row) for row in zip(found[name], ctc_texts)]
+            name: [
+                self._with_confidence(name, hypothesis, ctc_text)
+                for hypothesis, ctc_text in zip(hypotheses[name], ctc_texts)
+            ]
             for name in self.tokenizers
         }
 
@@ -279,10 +284,11 @@ def _gather(arrays: PyTree) -> PyTree:
 
 
 def _hypotheses(decoded: Decoded, tokenizer: Tokenizer) -> list[Hypothesis]:
+    """Return one hypothesis per clip, with CTC's signs and words if `decoded` has their times."""
     rows = zip(decoded.tokens.tolist(), decoded.scores.tolist(), decoded.token_confidences.tolist())
-    found = [_n_best(*row, tokenizer) for row in rows]
+    hypotheses = [_n_best(*row, tokenizer) for row in rows]
     if decoded.starts is None or decoded.ends is None or decoded.peaks is None:
-        return found
+        return hypotheses
     fields = (  # the tokens, then the fields of CtcSign in their order
         decoded.tokens[:, 0],
         decoded.starts,
@@ -290,14 +296,13 @@ def _hypotheses(decoded: Decoded, tokenizer: Tokenizer) -> list[Hypothesis]:
         decoded.token_confidences[:, 0],
         decoded.peaks,
     )
-    signs = [
-        tuple(CtcSign(*sign) for token, *sign in zip(*row) if token)
-        for row in zip(*(field.tolist() for field in fields))
-    ]
-    return [
-        dataclasses.replace(one, ctc_signs=row, ctc_words=_ctc_words(one.tokens, row, tokenizer))
-        for one, row in zip(found, signs)
-    ]
+    timed = []
+    for row, hypothesis in enumerate(hypotheses):
+        of_clip = zip(*(field[row].tolist() for field in fields))
+        signs = tuple(CtcSign(*values) for token, *values in of_clip if token)
+        words = _ctc_words(hypothesis.tokens, signs, tokenizer)
+        timed.append(dataclasses.replace(hypothesis, ctc_signs=signs, ctc_words=words))
+    return timed
 
 
 def _ctc_words(
@@ -361,19 +366,19 @@ class Priority(enum.IntEnum):
     FINAL = 2  # a live text that becomes final
 
 
-# Batches that clips of a priority take, one after the other, while files wait.
+# How many batches in a row live clips of a priority may take while files wait.
 _BATCHES_IN_A_ROW = {Priority.HYPOTHESIS: 1, Priority.FINAL: 3}
 
 
 class _WaitingClip:
-    """A clip that waits for the device, and what became of it."""
+    """A clip that waits for the device, and later its result: `hypotheses` or `error`."""
 
     def __init__(self, frames: Frames, key: _BatchKey, predictor: Predictor, priority: Priority):
         self.frames = frames
         self.key = key
         self.predictor = predictor
         self.priority = priority
-        self.found: dict[str, Hypothesis] = {}
+        self.hypotheses: dict[str, Hypothesis] = {}
         self.error: Exception | None = None
         self.is_done = False
 
@@ -386,7 +391,7 @@ class BatchDecoder:
 
     Args:
         weights: Parameters of the model, as `Predictor` takes them.
-        frame_buckets: Rising lengths in frames, to the next of which clips are padded.
+        frame_buckets: Increasing lengths in frames; a clip is padded to the next one.
         num_devices: Padding rows make the rows of a batch a multiple of it.
     """
 
@@ -414,8 +419,8 @@ class BatchDecoder:
 
         Clips of one bucket are decoded together, in batches of `next_batch_size`. Where clips of
         several threads share batches, live texts that become final come first, and every other
-        batch is for live hypotheses, if any wait. Room that is left in a batch is for clips like
-        its first one, whatever their priority.
+        batch is for live hypotheses, if any wait. The rest of a batch is filled with clips that
+        run the same program as its first one, whatever their priority.
         """
         if self.most_shared > 1:
             return self._decode_shared(clips, seed, predictor, priority)
@@ -438,8 +443,8 @@ class BatchDecoder:
     ) -> list[dict[str, Hypothesis]]:
         """Decode clips together with those of other threads that wait for the same programs.
 
-        Whichever thread has the device decodes the clip whose turn it is, with others like it,
-        until its own are done. So nobody waits for a batch to fill.
+        The thread that has the device decodes the next waiting clip, with others like it, until its
+        own clips are done. So no thread waits for a batch to fill.
         """
         key = (tuple(predictor.tokenizers), predictor.config, seed)
         own = [
@@ -460,7 +465,7 @@ class BatchDecoder:
         for clip in own:
             if clip.error is not None:
                 raise clip.error
-        return [clip.found for clip in own]
+        return [clip.hypotheses for clip in own]
 
     def _decode_waiting(self) -> None:
         """Decode the clip whose turn it is, and others of its kind."""
@@ -478,7 +483,7 @@ class BatchDecoder:
                 [clip.frames for clip in batch], first.key[2], first.predictor
             )
             for row, clip in enumerate(batch):
-                clip.found = {name: rows[row] for name, rows in decoded.items()}
+                clip.hypotheses = {name: rows[row] for name, rows in decoded.items()}
         except Exception as error:
             for clip in batch:
                 clip.error = error
@@ -487,7 +492,7 @@ class BatchDecoder:
                 clip.is_done = True
 
     def _next_waiting(self) -> _WaitingClip:
-        """The most urgent clip that has waited longest, in turn with those of files."""
+        """The most urgent clip, the longest waiting of equal ones, or a file whose turn it is."""
         first = max(self._waiting, key=lambda clip: clip.priority)  # the first of equal ones
         file = next((clip for clip in self._waiting if clip.priority is Priority.FILE), first)
         return file if self._in_a_row >= _BATCHES_IN_A_ROW.get(first.priority, 0) else first

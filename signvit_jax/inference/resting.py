@@ -100,7 +100,7 @@ def motion(before: Float[np.ndarray, "g g 3"], after: Float[np.ndarray, "g g 3"]
 
 
 def is_new_shot(before: Float[np.ndarray, "g g 3"], after: Float[np.ndarray, "g g 3"]) -> bool:
-    """Return True if most of the image changes at once, as no person in it could make it change."""
+    """Return True if most of the image changes at once, more than a moving person changes it."""
     return float((np.abs(after - before).max(axis=-1) > _SHOT_LEVELS).mean()) >= _SHOT_SHARE
 
 
@@ -137,9 +137,9 @@ def moving_times(motions: Sequence[tuple[float, float]], reference: float) -> li
 class MotionSigns:
     """Times of movement, which stand for signs where CTC gives no times.
 
-    Somebody signs while the motion is at least a share of what signing usually has, which is the
-    level that a tenth of the newest motions exceed, and a multiple of the camera's noise, which is
-    the level that a tenth of them stay below.
+    Somebody signs while the motion reaches two levels: a share of the usual motion of signing (the
+    90th percentile of the newest motions), and a multiple of the camera's noise (their 10th
+    percentile).
     """
 
     def __init__(self) -> None:
@@ -258,9 +258,9 @@ class Cutter:
         self._patience = patience
         self._still_weight = still_weight
         self._signs: list[Sign] = []  # in no piece yet, or repeated by the next window
-        self._begin = 0.0  # no later piece begins before
+        self._begin = 0.0  # seconds before which no later piece begins
         self._overlapping = False  # the last piece was a window that the next one overlaps
-        self._until = 0.0  # signs up to here are final
+        self._until = 0.0  # seconds up to which the signs are complete
         self._history = MotionHistory()
 
     @property
@@ -308,7 +308,7 @@ class Cutter:
         # CTC detects signs in resting hands too, mostly in a pose that training did not show.
         self._signs = [sign for sign in self._signs if not self._is_still(sign)]
         self._until = max(self._until, until)
-        if not self._signs:  # however long nobody signs, old frames are given up
+        if not self._signs:  # forget old frames, however long nobody signs
             self._begin = max(self._begin, self._until - self._max_seconds)
         self._history.forget_before(min(self._begin, self._until - self._max_seconds))
 
@@ -394,8 +394,8 @@ class Cutter:
     def _boundary(self, end: float, start: float, is_followed: bool) -> float:
         """The end of a piece whose last sign ends at `end`.
 
-        If that `is_followed` by a sign, this one begins at `start`; otherwise nothing is known from
-        `start` on.
+        `start`: where the next sign begins, if the sign `is_followed` by one; otherwise the end of
+        what is known.
         """
         still = self._history.still_times(end, min(start, end + _LEAD + _TAIL))
         if still:

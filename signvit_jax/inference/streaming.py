@@ -43,12 +43,12 @@ from signvit_jax.text.words import Word, later, words_text
 
 # CTC detects the sign that is being made only when it has seen at least this many seconds of it.
 _CTC_DELAY = 0.4
-# Seconds beyond a window for which frames are kept, to see the rest that follows long signing.
+# Seconds for which frames are kept after they leave the window, to find a rest after long signing.
 _PATIENCE = 1.5
 # Where motion alone shows rests, this share of `rest_seconds` without motion is one.
 _MOTION_REST = 0.6
-# Where nothing at all has moved for this many seconds, signing is over. CTC may take hands that
-# came to rest in the pose of a sign for a sign that goes on.
+# Where nothing at all has moved for this many seconds, signing is over. CTC may still detect a sign
+# there, if the hands came to rest in its pose.
 _STANDSTILL = 1.5
 
 
@@ -118,7 +118,8 @@ class LiveCaptions:
         self._votes: collections.deque[tuple[float, Hypothesis]] = collections.deque(maxlen=votes)
         self._held: collections.deque[Frame] = collections.deque()
         if by_motion:
-            # What lies between movements is still by definition, also a sign that is held.
+            # Nothing moves between movements, even if a sign is held there, so that its time must
+            # not count more than once.
             self._cutter = Cutter(
                 window_seconds, overlap, _MOTION_REST * rest_seconds, _PATIENCE, still_weight=1.0
             )
@@ -150,9 +151,9 @@ class LiveCaptions:
     def advance(self, taken: TakenFrames, dropped: int) -> Iterator[StreamUpdate]:
         """Read frames that a source gave for the time `due`; yield nothing without a new frame.
 
-        Frames of a long time, which have waited while something else was read, give an update for
-        each part of it that one window can read: none is left out. `dropped` is the source's number
-        of dropped frames.
+        If many frames have waited while something else was read, they are read in parts that fit
+        one window, with an update for each part. `dropped` is the source's number of dropped
+        frames.
         """
         # If reading took longer than `every`, the updates that were due meanwhile are skipped, so
         # that delays do not add up.
@@ -176,10 +177,11 @@ class LiveCaptions:
                 return
 
     def _part_end(self, frames: Sequence[Frame]) -> float:
-        """The time up to which the first of the frames that wait are read together, in seconds.
+        """The end, in seconds, of the first part of the waiting frames.
 
-        CTC knows the signs of half a window better from the windows around it. Where the votes make
-        text final, no frame may leave the window before that.
+        A part is half a window: CTC detects its signs better from a window that has frames before
+        or after them too. Where the votes make text final, a part ends with the window, so that no
+        frame leaves the window before its text is final.
         """
         if not frames:
             return 0.0
@@ -247,7 +249,7 @@ class LiveCaptions:
 
     def _hold(self, frames: list[Frame], now: float) -> int:
         """Add frames and drop those before the window; return how many were never read."""
-        # Where text becomes final at rests, a rest is known some time after it began.
+        # Text becomes final at a rest only some time after the rest began: frames are kept longer.
         step = now - self._held[-1].seconds if self._held else 0.0
         late = 2 * max(self._every, min(step, self._window / 2))
         patience = _PATIENCE + _CTC_DELAY + late if self._finds_rests else 0.0
@@ -277,7 +279,8 @@ class LiveCaptions:
         self._finds_rests = reading.signs is not None
         if reading.signs is not None:
             start = window[0].seconds
-            # If signing began before the window, an earlier window knew its first seconds better.
+            # If signing began before the window, an earlier window had more frames around the
+            # first seconds of this one, so the signs of that one stay.
             trusted = start + (self._window / 4 if since > begin else 0.0)
             self._cutter.add_signs(
                 [Sign(start + sign.start, start + sign.end) for sign in reading.signs],
@@ -335,9 +338,9 @@ class LiveCaptions:
         frames = [frame for frame in self._held if piece.start <= frame.seconds < piece.end]
         if not frames:
             return None
-        found = self._read_final(*_images(frames))
-        words = tuple(later(word, frames[0].seconds) for word in found.words)
-        return Segment(piece.start, piece.end, found.text, found.score, found.confidence, words)
+        read = self._read_final(*_images(frames))
+        words = tuple(later(word, frames[0].seconds) for word in read.words)
+        return Segment(piece.start, piece.end, read.text, read.score, read.confidence, words)
 
     def _final_votes(self, end: float, ended: bool) -> list[Segment]:
         """The segments that the votes make final, of the window that ends at `end` seconds."""
@@ -369,9 +372,9 @@ class LiveCaptions:
     def _next_begin(self, final: Sequence[str]) -> tuple[float, tuple[str, ...]]:
         """Return where the window begins after all votes agreed, and the words repeated in it.
 
-        The sentence is taken to be over, but the next one may have begun since the first vote. So
-        the window begins at the earliest vote (its newest frame) after which frames contain no
-        words. If there is none, it begins at the first vote, and the final words that its frames
+        The sentence is assumed to be over, but the next one may have begun since the first vote. So
+        the window begins at the newest frame of the earliest vote after which the frames contain no
+        words. If there is no such vote, it begins at the first one, and final words that its frames
         show again are skipped.
         """
         for seconds, _ in self._votes:
@@ -433,19 +436,20 @@ class LiveSession:
     def push(self, frame: np.ndarray, seconds: float | None = None) -> bool:
         """Add a frame, uint8 RGB (h, w, 3), that was taken at `seconds` of the stream.
 
-        Without `seconds` its time is that of the clock since the first frame. Frames beyond 25 a
-        second are passed over. At most those of two windows wait to be read; then the oldest are
-        dropped, which `StreamUpdate.dropped` counts. Returns False after the end, when the frame is
-        ignored. Raises ClipError for another array, and SourceError for a time before the last one.
+        Without `seconds` its time is that of the clock since the first frame. Frames beyond 25 per
+        second are skipped. At most the frames of two windows wait to be read; beyond that the
+        oldest are dropped, and `StreamUpdate.dropped` counts them. After the end, ignores the frame
+        and returns False. Raises ClipError for another array, and SourceError for a time before the
+        last one.
         """
         return self._frames.push(frame, seconds)
 
     def updates(self, *, wait: bool = False) -> Iterator[StreamUpdate]:
-        """Yield the updates that are due, which are read in this thread.
+        """Yield the updates that are due; their frames are read in this thread.
 
-        That is one each `every` seconds of the stream; after the end a last one, with the rest of
-        the text. Reading that falls behind gives fewer updates, about longer parts. With `wait`,
-        wait for frames of another thread, until the session has ended or is cancelled.
+        One update is due every `every` seconds of the stream, and a last one, with the rest of the
+        text, after the end. If reading falls behind, there are fewer updates, about longer parts.
+        With `wait`, wait for frames of another thread, until the session has ended or is cancelled.
         """
         while True:
             with self._reading:

@@ -85,7 +85,7 @@ class TrainedModel:
     def ctc_gives_times(self) -> bool:
         """Return True if the CTC head also tells when a sign is made.
 
-        A head that finds no sign in some clips of signing does not: it learned from too few.
+        False for a head that finds no sign in some signed clips: it was trained on too few.
         """
         return (
             self.has_trained_ctc

@@ -8,7 +8,7 @@ import math
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Unpack, cast, overload
 
 import numpy as np
@@ -109,17 +109,17 @@ def load_translator(
     """Load the translator of a training run's workdir, or of an export.
 
     Args:
-        workdir: A folder, or the address of an export on a model hub, hf://organization/name, with
-            @revision behind it or not (docs/sharing.md). Several workdirs, in a list or as "A,B,C",
-            are an ensemble, whose probabilities are averaged at every step.
+        workdir: A folder, or the address of an export on a model hub: hf://organization/name, with
+            an optional @revision (docs/sharing.md). Several workdirs, in a list or as "A,B,C", are
+            an ensemble, whose probabilities are averaged at every step.
         checkpoint: "best" or "last", of a run.
         backend: Encodes clips: "jax", "onnx" (an ONNX export, in onnxruntime on the CPU), or None
             for the one that the folder is made for.
         limits: Limits of one video file. The default allows recordings of hours; lower it for files
             from strangers.
 
-    Compiled programs are kept for the next process, as the commands keep them; a cache that is set
-    in `jax.config` or in the environment is used as it is (docs/scale.md).
+    Compiled programs are stored for the next process in the same cache as the commands use, unless
+    `jax.config` or the environment sets another cache (docs/scale.md).
 
     Raises WorkdirError for a folder that is neither a workdir nor an export, ConfigError for models
     that differ in vocabulary or in how they read clips, ExportError for an export that is damaged
@@ -131,7 +131,7 @@ def load_translator(
 
 @dataclasses.dataclass(frozen=True)
 class _Decoding:
-    """How the windows of one call are decoded. `predictor` has the decoder and, mostly, CTC."""
+    """How the windows of one call are decoded. `predictor` runs the decoder and usually CTC too."""
 
     decoder: str
     seed: int
@@ -218,12 +218,12 @@ class Translator:
             )
         predictor = self._predictor(decode, **inference)
         decoding = _Decoding(decode, checked_seed(seed), predictor, on_segment, on_progress)
-        found = []
+        translations = []
         for translation in self._translations(clips, checked_rate(fps), decoding):
             if isinstance(translation, VideoDecodeError):
                 raise translation
-            found.append(translation)
-        return found if is_list else found[0]
+            translations.append(translation)
+        return translations if is_list else translations[0]
 
     def translate_each(
         self,
@@ -260,16 +260,17 @@ class Translator:
                 return error
 
         groups = itertools.batched(clips, decoding.predictor.config.batch_size)
-        reading = collections.deque(
-            [self._readers.submit(read, clip) for clip in group]
-            for group in itertools.islice(groups, 2)
-        )
+        reading: collections.deque[list[Future[VideoInput | VideoDecodeError]]]
+        reading = collections.deque()
+
+        def start_reading(count: int) -> None:
+            for group in itertools.islice(groups, count):
+                reading.append([self._readers.submit(read, clip) for clip in group])
+
+        start_reading(2)  # later groups are read while the first one is decoded
         while reading:
             group = [video.result() for video in reading.popleft()]
-            reading += [
-                [self._readers.submit(read, clip) for clip in ahead]
-                for ahead in itertools.islice(groups, 1)
-            ]
+            start_reading(1)
             yield from self._translate_group(group, decoding)
 
     def stream(
@@ -288,11 +289,11 @@ class Translator:
         and the segments that became final.
 
         `frames` is a camera's number or device (/dev/video0), a video file, which is played at its
-        own rate, or an iterable of uint8 RGB frames (h, w, 3). The frames of an iterable are live,
-        timed by the clock as they arrive; with `fps` they are a recording of that rate, of which
-        every frame is read. Reading that falls behind gives fewer updates; live frames are dropped
-        only where it is two windows late. Raises ConfigError and SourceError at once,
-        VideoDecodeError and ClipError between updates.
+        own rate, or an iterable of uint8 RGB frames (h, w, 3). Without `fps` the frames of an
+        iterable are live, and their times are those of their arrival. With `fps` they are a
+        recording of that rate, and every frame is read. If reading falls behind, there are fewer
+        updates; live frames are dropped only if it is two windows late. Raises ConfigError and
+        SourceError at once, VideoDecodeError and ClipError between updates.
         """
         source_frames, fps = checked_source(frames), checked_rate(fps, SourceError)
         captions, max_seconds = self._live_captions(decode, every, votes, **inference)
@@ -319,7 +320,7 @@ class Translator:
     def share_batches(self, most: int) -> None:
         """Let calls of several threads share batches of up to `most` clips while they wait.
 
-        The sizes of these batches are compiled by `warm_up(clips=most)`. 1 ends it.
+        `warm_up(clips=most)` compiles the sizes of these batches. With 1, calls share no batch.
         """
         self._batches.most_shared = most
 
@@ -332,10 +333,10 @@ class Translator:
         live: bool = False,
         **inference: Unpack[InferenceOptions],
     ) -> float:
-        """Compile what `translate`, or with `live` `stream`, runs with these arguments.
+        """Compile the programs that `translate` (with `live`: `stream`) runs with these arguments.
 
-        One program for each length of a clip and each size of a batch; programs that the
-        compilation cache has are read. Returns the seconds that it took, which are logged too.
+        There is one program for each length of a clip and each size of a batch. Those in the
+        compilation cache are loaded. Returns the seconds that this took, and logs them.
 
         Args:
             decode: As in `translate`, like `inference`.
@@ -343,7 +344,7 @@ class Translator:
                 compiled, with more those of `inference.batch_size` at most.
             recordings: Whether videos may be longer than a clip. A recording's windows come in
                 batches of every size up to `inference.batch_size`, and CTC splits it.
-            live: What `stream` runs, in place of `translate`: one window at a time, and CTC.
+            live: Compile for `stream` in place of `translate`: one window at a time, and CTC.
 
         Raises ConfigError for arguments that are not allowed.
         """
@@ -393,17 +394,17 @@ class Translator:
 
         def read(held: Sequence[np.ndarray], rate: float) -> Reading:
             window = sample_window(held, rate, data)
-            (found,) = self._decode([window], decoding, priority=Priority.HYPOTHESIS)
-            ctc = found["ctc"]
+            (by_decoder,) = self._decode([window], decoding, priority=Priority.HYPOTHESIS)
+            ctc = by_decoder["ctc"]
             signs = None
             if self.model.ctc_gives_times:
                 signs = tuple(to_video_time(window, ctc.ctc_signs))
-            return Reading(self._unless_rest(window, found, decoding), ctc.text, signs)
+            return Reading(self._unless_rest(window, by_decoder, decoding), ctc.text, signs)
 
         def read_final(held: Sequence[np.ndarray], rate: float) -> Hypothesis:
             window = sample_window(held, rate, data)
-            (found,) = self._decode([window], decoding, priority=Priority.FINAL)
-            return self._timed(window, found, decoding)
+            (by_decoder,) = self._decode([window], decoding, priority=Priority.FINAL)
+            return self._timed(window, by_decoder, decoding)
 
         max_seconds = longest_window(data, config)
         captions = LiveCaptions(
@@ -431,8 +432,8 @@ class Translator:
             if isinstance(video, VideoDecodeError):
                 yield video
             elif video.is_clip:
-                window, found = next(decoded)
-                yield self._translation_of_clip(window, found, video, decoding)
+                window, by_decoder = next(decoded)
+                yield self._translation_of_clip(window, by_decoder, video, decoding)
             else:
                 try:
                     yield self._translate_recording(video, decoding)
@@ -442,11 +443,11 @@ class Translator:
     def _translation_of_clip(
         self,
         window: VideoWindow,
-        found: dict[str, Hypothesis],
+        by_decoder: dict[str, Hypothesis],
         video: VideoInput,
         decoding: _Decoding,
     ) -> Translation:
-        hypothesis = self._timed(window, found, decoding)
+        hypothesis = self._timed(window, by_decoder, decoding)
         segment = to_segment(window, hypothesis)
         _report([segment] if hypothesis.text else [], video.seconds, decoding)
         warning = frame_rate_warning(window, video.fps, self.model.config.data)
@@ -460,7 +461,7 @@ class Translator:
             words=hypothesis.words,
             alternatives=segment.alternatives,
             segments=(segment,) if hypothesis.text else (),
-            evidence=evidence(found["ctc"].ctc_signs) if self.model.has_trained_ctc else None,
+            evidence=evidence(by_decoder["ctc"].ctc_signs) if self.model.has_trained_ctc else None,
             warnings=(warning,) if warning else (),
         )
 
@@ -476,11 +477,11 @@ class Translator:
             windows_at_once = min(windows_at_once, _WINDOWS_UNTIL_PROGRESS)
         for windows in itertools.batched(video.windows, windows_at_once):
             joined: list[Segment] = []
-            for window, found in zip(windows, self._decode(windows, decoding)):
-                hypothesis = self._timed(window, found, decoding)
+            for window, by_decoder in zip(windows, self._decode(windows, decoding)):
+                hypothesis = self._timed(window, by_decoder, decoding)
                 joined += joiner.add(to_segment(window, hypothesis))
                 if self.model.has_trained_ctc:
-                    max_evidence = max(max_evidence, evidence(found["ctc"].ctc_signs))
+                    max_evidence = max(max_evidence, evidence(by_decoder["ctc"].ctc_signs))
                 warning = warning or frame_rate_warning(window, video.fps, data)
             segments += joined
             _report(joined, windows[-1].end, decoding)
@@ -525,35 +526,40 @@ class Translator:
         if not self.model.ctc_gives_times or predictor.config.rest_detection == "motion":
             return None
         decoding = _Decoding("ctc", 0, self._detector(predictor))
-        return lambda windows: [found["ctc"].ctc_signs for found in self._decode(windows, decoding)]
+
+        def detect(windows: Sequence[VideoWindow]) -> list[Sequence[CtcSign]]:
+            decoded = self._decode(windows, decoding)
+            return [by_decoder["ctc"].ctc_signs for by_decoder in decoded]
+
+        return detect
 
     def _detector(self, predictor: Predictor) -> Predictor:
         """CTC alone, which finds the rests of a recording."""
         return self.model.predictor(["ctc"], **dataclasses.asdict(predictor.config))
 
     def _timed(
-        self, window: VideoWindow, found: dict[str, Hypothesis], decoding: _Decoding
+        self, window: VideoWindow, by_decoder: dict[str, Hypothesis], decoding: _Decoding
     ) -> Hypothesis:
         """`_unless_rest`, whose words have the times of their signs where CTC gives them."""
-        hypothesis = self._unless_rest(window, found, decoding)
+        hypothesis = self._unless_rest(window, by_decoder, decoding)
         if not hypothesis.words or not self.model.ctc_gives_times:
             return hypothesis
-        units = timed_units(window, found["ctc"].ctc_words)
+        units = timed_units(window, by_decoder["ctc"].ctc_words)
         words = with_times(hypothesis.words, units, decoding.predictor.lexicon)
         return dataclasses.replace(hypothesis, words=words)
 
     def _unless_rest(
-        self, window: VideoWindow, found: dict[str, Hypothesis], decoding: _Decoding
+        self, window: VideoWindow, by_decoder: dict[str, Hypothesis], decoding: _Decoding
     ) -> Hypothesis:
         """The decoder's hypothesis, without text where nobody signs.
 
         Nobody signs where CTC's evidence is low, or where nothing moves at all.
         """
-        hypothesis, config = found[decoding.decoder], decoding.predictor.config
+        hypothesis, config = by_decoder[decoding.decoder], decoding.predictor.config
         if not hypothesis.text or not config.rest_evidence:
             return hypothesis
         least = self._least_evidence(config)
-        is_rest = self.model.has_trained_ctc and evidence(found["ctc"].ctc_signs) < least
+        is_rest = self.model.has_trained_ctc and evidence(by_decoder["ctc"].ctc_signs) < least
         if not is_rest and not is_frozen(window.frames):
             return hypothesis
         return dataclasses.replace(hypothesis, text="", tokens=(), words=(), alternatives=())
@@ -561,9 +567,9 @@ class Translator:
     def _least_evidence(self, config: InferenceConfig) -> float:
         """Return the evidence below which nobody signs.
 
-        How much evidence signing gives differs from model to model. The default of `rest_evidence`
-        is therefore used only where validation has measured that signed clips have more, or where
-        it can be lowered to what they have.
+        Models differ in how much evidence signing gives. So the threshold is at most what
+        validation has measured in signed clips. If nothing was measured, the default of
+        `rest_evidence` does not apply, and no clip has too little evidence.
         """
         measured = self.model.min_evidence
         if math.isinf(measured) and config.rest_evidence == InferenceConfig.rest_evidence:
@@ -583,7 +589,7 @@ class Translator:
 
 
 def _report(segments: Sequence[Segment], seconds: float, decoding: _Decoding) -> None:
-    """Tell the listeners of a translation which segments became final, and how far it has come."""
+    """Call `on_segment` with each new final segment, and `on_progress` with the seconds."""
     if decoding.on_segment is not None:
         for segment in segments:
             decoding.on_segment(segment)

@@ -1,8 +1,8 @@
 """Windows of a video as a model reads them, one for a clip and several for a recording.
 
 A recording is split where nobody signs (`inference.resting`), so that a window is a sentence, as in
-training. Only signing that lasts longer than a clip may, without a rest, is read in overlapping
-windows, whose texts `inference.joining` joins.
+training. Only if signing without a rest lasts longer than a clip may, it is read in overlapping
+windows, and `inference.joining` joins their texts.
 """
 
 import itertools
@@ -36,7 +36,7 @@ from signvit_jax.media.video import Sampling, VideoDecodeError, VideoLimits, Vid
 
 Clip = str | os.PathLike | bytes | np.ndarray
 
-_SENTENCE = 6.0  # seconds of the longest clip, if the config does not tell how long clips are
+_SENTENCE = 6.0  # seconds of the longest clip, if they do not follow from the config
 _CTC_BATCH = 4  # CTC reads a recording again when it has grown by this many half windows
 MOST_CTC_WINDOWS = _CTC_BATCH + 1  # windows that CTC then reads together
 RECORDING = VideoLimits(  # limits of one file that allow recordings of hours
@@ -65,8 +65,8 @@ def clip_limit(data: DataConfig) -> float:
     """Seconds of the longest clip that the model sees at the frame rate of training.
 
     With `data.sampling` "rate" or "segment": `num_frames / frame_rate`. With "even" the limit
-    depends on how long the clips of the training split were, which a config does not tell:
-    _SENTENCE, or the seconds of `num_frames` stored frames if that is longer.
+    depends on the length of the training clips, which is not in a config: then it is _SENTENCE, or
+    the seconds of `num_frames` stored frames if that is longer.
     """
     if data.sampling == "even":
         return max(_SENTENCE, data.num_frames / STORED_FRAME_RATE)
@@ -217,7 +217,7 @@ class VideoInput:
                 path.write_bytes(clip)
                 try:
                     yield from self._read_file(path, only_clip)
-                except VideoDecodeError as error:  # the temporary file's name tells nobody anything
+                except VideoDecodeError as error:  # hide the meaningless name of the temporary file
                     name = f"a video of {len(clip):,} bytes"
                     raise VideoDecodeError(name, error.reason) from None
         else:
@@ -237,17 +237,17 @@ class VideoInput:
             (seconds, fit_frames([frame], data.image_size, data.resize_mode)[0])
             for seconds, frame in stream.frames
         )
-        held = list(itertools.islice(frames, max_frames + 1))
-        origin = held[0][0]
-        self.seconds = origin + len(held) / stream.fps
-        if len(held) <= max_frames:
-            yield sample_window([frame for _, frame in held], stream.fps, data, origin)
+        beginning = list(itertools.islice(frames, max_frames + 1))  # one more than a clip may have
+        origin = beginning[0][0]
+        self.seconds = origin + len(beginning) / stream.fps
+        if len(beginning) <= max_frames:
+            yield sample_window([frame for _, frame in beginning], stream.fps, data, origin)
             return
         self.is_clip = False
         if only_clip:
             return
         recording = _Recording(origin, stream.fps, data, self._inference, self._detect_signs)
-        for count, windows in recording.read(itertools.chain(held, frames)):
+        for count, windows in recording.read(itertools.chain(beginning, frames)):
             self.seconds = origin + count / stream.fps
             yield from windows
 
@@ -341,10 +341,10 @@ class _Recording:
         return windows
 
     def _add_ctc_signs(self, detect_signs: DetectSigns, now: float, ended: bool) -> None:
-        """Give the cutter CTC's signs, in windows of which each repeats half of the one before.
+        """Give the cutter CTC's signs, from windows that each repeat half of the previous one.
 
-        The signs in the middle of each window count, and those near its edges only where no other
-        window covers them.
+        The signs in the middle of each window count. Those near its edges count only where no other
+        window has them in its middle: at the beginning of a shot and at its end.
         """
         starts = []
         while self._next + self._window <= now:

@@ -162,7 +162,7 @@ def needs_even_length(
 ) -> bool:
     """Return True if `attend`, in training, would pad queries, keys and values of an odd length.
 
-    A network that pads its tokens once, and passes `num_tokens`, spares each layer three copies.
+    A network that pads its tokens once, and passes `num_tokens`, avoids three copies per layer.
     """
     if implementation == "auto":
         implementation = fastest_attention(dtype, head_width, plain=plain)
@@ -174,7 +174,7 @@ def fastest_attention(dtype: DTypeLike, head_width: int, *, plain: bool) -> str:
 
     - 'cudnn' where it is supported: NVIDIA GPUs since Ampere, half precision, a head width of
       8, 16, ..., 128, and `plain` (neither mask nor dropout).
-    - 'recompute' on other GPUs and for other inputs: it keeps as little as a fused kernel.
+    - 'recompute' on other GPUs and for other inputs: it keeps as few arrays as a fused kernel.
     - 'xla' on all other devices.
     """
     device = traced_device()

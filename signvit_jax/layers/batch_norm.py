@@ -89,8 +89,8 @@ def update_running_stats(
     weight decay for example.
 
     The running statistics describe about the last 1 / `momentum` steps. In a run of a few hundred
-    steps the other parameters change much in that time: with a momentum of 0.01 the statistics fit
-    none of the models of the run, and evaluation computes something else than training.
+    steps the other parameters change much in that time. With a momentum of 0.01 the statistics
+    would then fit no model of the run, and evaluation would differ from training.
     """
     num_images = jnp.zeros(()) if moments is None else moments.num_images
     share = jnp.where(num_images > 0, momentum, 0.0)

@@ -1,4 +1,4 @@
-"""The compute policy: how a model is computed, as opposed to what it computes."""
+"""The compute policy: dtype, recomputation and kernels, not what a model computes."""
 
 import dataclasses
 
@@ -10,7 +10,7 @@ from signvit_jax.config.schema import Config
 
 @dataclasses.dataclass(frozen=True)
 class ComputePolicy:
-    """How a model is computed. Outputs of two policies differ by rounding and dropout masks only.
+    """The way a model is computed. Outputs of two policies differ only in rounding and dropout.
 
     The parameters are the same under every policy, so a checkpoint fits all of them.
     """

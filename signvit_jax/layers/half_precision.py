@@ -1,8 +1,8 @@
 """LayerNorm and the linear map after it, for training in half precision on accelerators.
 
-A step of a large ViT is bound by memory there: what a block writes for its backward pass, and reads
-in it, takes longer than its matrix products. These functions compute the same as `nnx.LayerNorm`
-and `nnx.Linear` up to rounding, and move less.
+There the speed of memory limits a step of a large ViT: a block writes arrays for its backward pass
+and reads them in it, which takes longer than its matrix products. These functions compute the same
+as `nnx.LayerNorm` and `nnx.Linear` up to rounding, and read and write fewer bytes.
 """
 
 from functools import partial
@@ -62,10 +62,10 @@ normalize.defvjp(_normalize_forward, _normalize_backward)
 def absorb_norm(
     norm: nnx.LayerNorm, linear: nnx.Linear, dtype: DTypeLike
 ) -> tuple[Float[Array, "d k"], Float[Array, "k"]]:
-    """Return (kernel, bias) in `dtype` that do, after `normalize`, what `linear` does after `norm`.
+    """Return the (kernel, bias) in `dtype` with which `normalize` replaces `norm` before `linear`.
 
     Scale and offset of the norm become part of the kernel and the bias. So the backward pass needs
-    no array but the normalized one, and the gradients of scale and offset come from that of the
+    only the normalized array, and the gradients of scale and offset come from the gradient of the
     kernel, not from sums over all positions.
     """
     assert linear.bias is not None and norm.scale is not None and norm.bias is not None
@@ -77,18 +77,18 @@ def absorb_norm(
 def gelu_in_float32(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
     """The exact GELU, rounded once.
 
-    XLA computes erf again wherever it is needed. The erfc in `jax.nn.gelu` is so much more code
-    that XLA stores its result, in float32, for the value and the derivative.
+    XLA computes erf again wherever it is needed. The erfc in `jax.nn.gelu` takes many more
+    operations, so XLA stores its result in float32, for the value and the derivative.
     """
     wide = x.astype(jnp.float32)
     return (0.5 * wide * (1.0 + jax.lax.erf(wide * jnp.float32(0.5**0.5)))).astype(x.dtype)
 
 
 def in_row_major(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
-    """Have a program for GPUs store `x` row by row.
+    """Make a program for GPUs store `x` row by row.
 
-    Left to itself, XLA gives the tokens of all layers the layout that suits the patch embedding or
-    the mean over the tokens, and every product of every layer has to transpose its input.
+    By default XLA gives the tokens of all layers the layout that suits the patch embedding or the
+    mean over the tokens, and every product of every layer has to transpose its input.
     """
     if not traces_for_gpu():
         return x

@@ -1,10 +1,10 @@
-"""Random bits of dropout as a hash of each entry's position: cheap, and nothing is stored.
+"""Random bits of dropout as a hash of each entry's position: quick, and nothing is stored.
 
-Threefry takes about a hundred integer operations per entry. The device's own generator ('rbg')
+Threefry takes about a hundred integer operations per entry. The generator of the device ('rbg')
 writes its bits to memory, where they take more room than the activations that they mask, and draws
-other numbers on every mesh. A hash is computed inside the operation that uses it, by each device
-for its own entries, and again in the backward pass; all meshes and devices draw the same numbers.
-It is for masks, not for cryptography or simulation.
+different numbers on different meshes. A hash is computed inside the operation that uses it, by each
+device for its own entries, and again in the backward pass. All meshes and devices draw the same
+numbers. It is good enough for masks, not for cryptography or simulation.
 """
 
 import jax

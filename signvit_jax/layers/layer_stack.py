@@ -17,7 +17,7 @@ _has_kept_name = jax.checkpoint_policies.save_only_these_names(*KEPT)
 
 
 def _is_kept(primitive: Primitive, *args: object, **params: object) -> bool:
-    """Keep what has a name of `KEPT`, and the results of fused attention, which cannot be named."""
+    """Return True for a name in `KEPT` and for fused attention, whose result cannot be named."""
     fused_attention = primitive.name.startswith("dot_product_attention_fwd")
     return fused_attention or bool(_has_kept_name(primitive, *args, **params))
 

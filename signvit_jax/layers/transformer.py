@@ -84,9 +84,9 @@ def fused_projection(
 ) -> tuple[Float[Array, "*shape n k"], ...]:
     """Apply several projections with one kernel (d, num_projections n k), and split their heads.
 
-    A tensor axis shards the kernel in contiguous parts, which are not heads, so its output would
-    have to be resharded. There the kernel, which is much smaller, is resharded by heads before the
-    product.
+    A tensor axis shards the kernel in contiguous parts, which are not heads, so the product would
+    have to be resharded. With such an axis the kernel, which is much smaller, is resharded by heads
+    before the product.
     """
     if tensor_ways() == 1 or not isinstance(linear, nnx.Linear):
         outputs = jnp.split(linear(x), num_projections, axis=-1)
@@ -103,10 +103,10 @@ def separate_projections(
     num_projections: int,
     heads: int,
 ) -> tuple[Float[Array, "*shape n k"], ...]:
-    """Apply the parts of a fused kernel one by one, with a product each.
+    """Apply the parts of a fused kernel one by one, each with its own product.
 
-    A tensor axis shards them by heads. Left to itself, XLA shards what is summed over, and sums
-    three arrays of activations over the devices.
+    A tensor axis shards them by heads. By default XLA would shard the axis that is summed over, and
+    sum three arrays of activations over the devices.
     """
     kernel = over_tensor(kernel.reshape(kernel.shape[0], num_projections, heads, -1), 2)
     bias = over_tensor(bias.reshape(kernel.shape[1:]), 1)

@@ -1,7 +1,7 @@
 """The child process that writes videos with captions, for `signvit_jax.media.captioned_video`.
 
-It runs as a script (`python -P caption_worker.py`), because the video is untrusted: a codec can
-crash or run away without harm. The first line of stdin is a JSON `Request`; lines of JSON go back:
+It runs as a script (`python -P caption_worker.py`), because the video is untrusted: a codec that
+crashes or hangs does no harm. The first line of stdin is a JSON `Request`; replies are JSON lines:
 
 | line | meaning |
 |---|---|
@@ -11,9 +11,9 @@ crash or run away without harm. The first line of stdin is a JSON `Request`; lin
 | `{"refused": reason}` | the video cannot be used |
 | `{"errno": number}` | the file cannot be written |
 
-A drawn cue is answered by a line `{"x", "y", "width", "height"}` and RGBA bytes, straight alpha.
-Only this file and `captioned_video.py` know the protocol. It imports nothing of the package but
-`video_worker.py` beside it, which opens the file as safely as for reading.
+The parent answers `draw` with a line `{"x", "y", "width", "height"}` and RGBA bytes, straight
+alpha. Only this file and `captioned_video.py` know the protocol. This file imports nothing of the
+package but `video_worker.py` beside it, which opens the file as safely as for reading.
 """
 
 import contextlib
@@ -104,7 +104,7 @@ class DrawnCue:
         self._color = rgba[..., :3].astype(np.uint16) * self._alpha
 
     def blend(self, image: np.ndarray) -> np.ndarray:
-        """The image (h, w, 3) with the cue; it is not changed itself."""
+        """Return a copy of the image (h, w, 3) with the cue on it."""
         image = image.copy()
         part = image[self._rows, self._columns].astype(np.uint16)
         blended = (self._color + part * (255 - self._alpha) + 127) // 255
@@ -112,15 +112,15 @@ class DrawnCue:
         return image
 
 
-def say(message: dict[str, object]) -> None:
+def send_message(message: dict[str, object]) -> None:
     """Send a line to the parent."""
     sys.stdout.write(json.dumps(message) + "\n")
     sys.stdout.flush()
 
 
 def request_cue(number: int) -> DrawnCue:
-    """Let the parent draw a cue."""
-    say({"draw": number})
+    """Request a drawn cue from the parent."""
+    send_message({"draw": number})
     answer = json.loads(sys.stdin.buffer.readline())
     width, height = answer["width"], answer["height"]
     raw = sys.stdin.buffer.read(width * height * 4)
@@ -286,7 +286,7 @@ def write_frames(
         if not height or not width:
             raise reading.Refused(f"{width}x{height} pixels; allowed: at least 2x2")
         if stream is None or copies is None:
-            say({"size": [width, height]})
+            send_message({"size": [width, height]})
             stream = video_stream(output, width, height, fps)
             copies = Copies(sound, copyable_audio(sound, notes), output)
         now = round(seconds * 1000)
@@ -348,11 +348,11 @@ def main() -> None:
     request: Request = json.loads(sys.stdin.buffer.readline())
     reading.limit_resources(request["limits"])
     try:
-        say({"notes": write(request)})
+        send_message({"notes": write(request)})
     except CannotWrite as error:
-        say({"errno": error.args[0]})
+        send_message({"errno": error.args[0]})
     except Exception as error:
-        say({"refused": reading.describe(error, request["limits"])})
+        send_message({"refused": reading.describe(error, request["limits"])})
 
 
 if __name__ == "__main__":

@@ -89,12 +89,12 @@ def read_image_folder(
     for number in shown:
         if number != previous:
             path = os.path.join(folder, names[number])
-            found = _read(path, size, sampling.short_side, limits)
-            size = found.image.size
-            bytes_read += found.file_bytes
-            changes_size |= found.has_bars
+            image_file = _read(path, size, sampling.short_side, limits)
+            size = image_file.image.size
+            bytes_read += image_file.file_bytes
+            changes_size |= image_file.has_bars
             previous = number
-            jpeg = _encode(found.image, quality)
+            jpeg = _encode(image_file.image, quality)
         bytes_returned += len(jpeg)
         for name, value in (
             ("max_bytes", bytes_read),
@@ -110,10 +110,14 @@ def read_image_folder(
                 )
         frames.append(jpeg)
     assert size is not None  # of the first one shown
-    notes = ("end_cut",) * (missing > 0.5 / fps) + ("size_change",) * changes_size
+    notes = []
+    if missing > 0.5 / fps:
+        notes.append("end_cut")
+    if changes_size:
+        notes.append("size_change")
     models = sampling.pose_models
     poses = None if models is None else poses_of_jpegs(frames, models, limits)
-    return JpegVideo(frames, rate, size[1], size[0], notes, poses)
+    return JpegVideo(frames, rate, size[1], size[0], tuple(notes), poses)
 
 
 def _missing_seconds(

@@ -53,35 +53,35 @@ class PoseModel:
         They are x and y in shares of the image's width and height, and the confidence that the
         point is visible. All are 0 where no person is found.
         """
-        found = self._landmarks_in(image, self._square) if self._square is not None else None
-        if found is None and (square := self._detect(image)) is not None:
-            found = self._landmarks_in(image, square)
-        if found is None:
+        result = self._landmarks_in(image, self._square) if self._square is not None else None
+        if result is None and (square := self._detect(image)) is not None:
+            result = self._landmarks_in(image, square)
+        if result is None:
             self._square = None
             return np.zeros((POINTS, 3), np.float32)
-        points, self._square = found
+        points, self._square = result
         points[:, :2] /= image.shape[1], image.shape[0]
         return points.astype(np.float32)
 
     def _detect(self, image: np.ndarray) -> _Square | None:
         height, width = image.shape[:2]
         side, middle = max(height, width), np.array([width / 2, height / 2])
-        found = self._detector(2 * _cut(image, (middle, side, 0.0), _DETECTOR_SIZE) - 1)
-        best = int(found["scores"][:, 0].argmax())
-        if _sigmoid(found["scores"][best, 0]) < _LEAST_SCORE:
+        outputs = self._detector(2 * _cut(image, (middle, side, 0.0), _DETECTOR_SIZE) - 1)
+        best = int(outputs["scores"][:, 0].argmax())
+        if _sigmoid(outputs["scores"][best, 0]) < _LEAST_SCORE:
             return None
         # After the box come four points: the middle of the hips, one on the circle, and two more.
-        points = found["boxes"][best, 4:8].reshape(2, 2) / _DETECTOR_SIZE + self._anchors[best]
+        points = outputs["boxes"][best, 4:8].reshape(2, 2) / _DETECTOR_SIZE + self._anchors[best]
         return _square_around(*((points - 0.5) * side + middle))
 
     def _landmarks_in(
         self, image: np.ndarray, square: _Square
     ) -> tuple[np.ndarray, _Square] | None:
         """Return the points in pixels, with confidences, and the square of the next frame."""
-        found = self._landmarks(_cut(image, square, _LANDMARK_SIZE))
-        if found["person"][0] < _LEAST_SCORE:
+        outputs = self._landmarks(_cut(image, square, _LANDMARK_SIZE))
+        if outputs["person"][0] < _LEAST_SCORE:
             return None
-        values = found["points"].reshape(-1, 5).astype(np.float64)  # x, y, z, visible, present
+        values = outputs["points"].reshape(-1, 5).astype(np.float64)  # x, y, z, visible, present
         if not np.isfinite(values).all():
             return None
         center, side, angle = square

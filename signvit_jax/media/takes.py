@@ -91,8 +91,8 @@ class TakeFolder:
         pattern = re.compile(re.escape(slug.casefold()) + r"_(\d+)")
         names = [path.stem for path in self.folder.iterdir() if path.suffix.lower() in EXTENSIONS]
         names += [os.path.splitext(row["uid"])[0] for row in _read_table(self.table).rows]
-        found = (pattern.fullmatch(name.casefold()) for name in names)
-        return max((int(match[1]) for match in found if match), default=0) + 1
+        matches = [pattern.fullmatch(name.casefold()) for name in names]
+        return max((int(match[1]) for match in matches if match), default=0) + 1
 
     def temporary(self) -> Path:
         """Return the path under which a take is written until it is finished."""

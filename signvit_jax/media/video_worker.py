@@ -1,7 +1,7 @@
 """The child process that decodes untrusted media for `signvit_jax.media.video`.
 
-It runs as a script (`python -P video_worker.py`) and the parent never imports it, so a codec can
-crash or run away without harm. Each line of stdin is a JSON request. Replies on stdout are `REPLY`
+It runs as a script (`python -P video_worker.py`) and the parent never imports it, so a codec that
+crashes or hangs does no harm. Each line of stdin is a JSON request. Replies on stdout are `REPLY`
 (kind, seconds, payload length) and the payload:
 
 | kind | payload |
@@ -13,13 +13,13 @@ crash or run away without harm. Each line of stdin is a JSON request. Replies on
 | `H` | JSON: the header, for a request with `parts`; the request is done |
 | `X` | UTF-8: the reason why the file was refused; the request is done |
 
-A request with `jpegs` is for a file of JPEGs one after another, by their lengths. It is answered
-with a `K` for each, and `E`; without any JPEG it tells whether the models can be loaded. A request
-with `image`, a JPEG in base64, is answered with `S`, one `F` and `E`.
+A request with `jpegs`, a list of lengths, is for a file of JPEGs one after another. The replies are
+one `K` for each JPEG, and `E`; with an empty list, `E` or `X` tells whether the models can be
+loaded. A request with `image`, a JPEG in base64, is answered with `S`, one `F` and `E`.
 
-Only this file, `video.py` and `worker_process.py` know the protocol. It must not import anything of
-the package: it starts in a tenth of a second. `pose_model.py` beside it is loaded where poses are
-asked for.
+Only this file, `video.py` and `worker_process.py` know the protocol. This file imports nothing of
+the package, so that it starts in a tenth of a second. It loads `pose_model.py` beside it only for
+requests for poses.
 """
 
 import array
@@ -301,24 +301,26 @@ def resample(
     """Yield `rate` frames per second: frame k is the one on screen at origin + (k + 1/4) / rate.
 
     The origin is `start` or the time of the first frame. The quarter keeps a constant-rate video
-    unchanged when its time stamps are rounded to milliseconds, as in Matroska.
+    unchanged when its time stamps are rounded to milliseconds, as in Matroska. A video with any
+    frame after the origin gives at least one.
     """
-    origin, shown, until, k = start, None, 0.0, 0
+    origin, k = start, 0
+    on_screen, until = None, 0.0  # the newest frame, and the time at which it disappears
     for seconds, duration, frame in frames:
         if origin is None:
             origin = seconds
-        while shown is not None and origin + (k + 0.25) / rate < min(seconds, end):
-            yield origin + k / rate, shown
+        while on_screen is not None and origin + (k + 0.25) / rate < min(seconds, end):
+            yield origin + k / rate, on_screen
             k += 1
         if seconds >= end:
             until = end
             break
-        shown, until = frame, seconds + duration
-    if origin is None:  # there is no frame
-        return
+        on_screen, until = frame, seconds + duration
     until = min(until, end)
-    while shown is not None and until > origin and (k == 0 or origin + (k + 0.25) / rate < until):
-        yield origin + k / rate, shown
+    if origin is None or on_screen is None or until <= origin:  # there is no frame
+        return
+    while k == 0 or origin + (k + 0.25) / rate < until:
+        yield origin + k / rate, on_screen
         k += 1
 
 
@@ -360,13 +362,13 @@ class FrameConverter:
         return image
 
     def _output_size(self, frame: VideoFrame) -> tuple[int, int]:
-        """The size in square pixels, shrunk to `short_side` on the shorter side."""
+        """The size in square pixels, with the shorter side reduced to `short_side`."""
         width, height = square_size(frame)
         shrink = min(1.0, self.short_side / min(width, height)) if self.short_side else 1.0
         return max(1, round(width * shrink)), max(1, round(height * shrink))
 
     def _fitted_size(self, frame: VideoFrame, size: tuple[int, int]) -> tuple[int, int]:
-        """The largest size of that shape within `size`; `size` itself if it differs by a pixel."""
+        """The largest size of the frame's shape within `size`; `size` if they differ by a pixel."""
         width, height = square_size(frame)
         scale = min(size[0] / width, size[1] / height)
         fitted = max(1, round(width * scale)), max(1, round(height * scale))
@@ -466,10 +468,10 @@ def length_fault(
 
 def truncation_fault(announced: float | None, end: float, reached: float, fps: float) -> str | None:
     """Return why frames up to `reached` are too few for the header's length, or None."""
-    wanted = min(announced or 0.0, end)
-    if wanted - reached <= max(MISSING_TOLERATED * wanted, 2 / fps + 1e-6):
+    expected = min(announced or 0.0, end)
+    if expected - reached <= max(MISSING_TOLERATED * expected, 2 / fps + 1e-6):
         return None
-    return f"truncated or damaged: its frames end at {reached:.2f} of {wanted:.2f} s"
+    return f"truncated or damaged: its frames end at {reached:.2f} of {expected:.2f} s"
 
 
 def end_fault(start: float | None, end: float | None, reached: float, fps: float) -> str | None:
@@ -537,7 +539,7 @@ def decode(request: Request, send: Send) -> None:
             notes = [NOTE_STREAMS] if others else []
             highest = request["max_frame_rate"] or 0.0
             if request["frame_rate"] is None and source_fps < highest:
-                densest = rate_of_motion(request, demuxer, stream.index, source_fps, highest)
+                densest = densest_rate(request, demuxer, stream.index, source_fps, highest)
                 if densest is not None:
                     source_fps = densest
                     notes.append(NOTE_VARIABLE_RATE)
@@ -561,12 +563,12 @@ def open_container(file: io.FileIO, demuxer: str, limits: Limits) -> InputContai
         raise
 
 
-def rate_of_motion(
+def densest_rate(
     request: Request, demuxer: str, index: int, average: float, highest: float
 ) -> float | None:
     """Return `variable_rate` between `start` and `end`.
 
-    It opens a container of its own, so that the position of the other one does not change.
+    Opens the file a second time, so that the position of the first container does not change.
     """
     with (
         open_local_file(request["path"], request["limits"]["max_bytes"]) as file,

@@ -44,7 +44,7 @@ class CTCHead(nnx.Module):
 
 
 class TiedLinear(nnx.Module):
-    """`linear_in_float32` with a transposed embedding as its matrix, and a bias of its own."""
+    """`linear_in_float32` with a transposed embedding as its matrix. The bias is a parameter."""
 
     def __init__(self, vocab_size: int, *, dtype: DTypeLike):
         self.bias = nnx.Param(jnp.zeros(vocab_size))

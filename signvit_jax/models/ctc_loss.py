@@ -123,8 +123,37 @@ def _backward(
 ) -> tuple[Float[Array, "b s v"], None, None, None, None]:
     inputs, denominator, log_blank, log_label, prefixes = saved
     logits, logit_lengths, labels, label_lengths, feasible = inputs
-    (b, width), v = labels.shape, logits.shape[-1]
     valid = length_mask(logit_lengths, logits.shape[1])
+    suffixes = _suffixes(valid, log_blank, log_label, labels, label_lengths)
+    paths = jnp.concatenate(
+        [prefix + suffix for prefix, suffix in zip(prefixes, suffixes)], axis=-1
+    ).swapaxes(0, 1)
+    # Shares of the likelihood at each step. The softmax makes their sum 1 in spite of rounding.
+    occupancy = jax.nn.softmax(paths)
+    words, occupancy = _by_word(occupancy, labels, label_lengths, logits.shape[-1])
+
+    scale = jnp.where(valid & feasible[:, None], cotangent[:, None], 0.0)[..., None]
+    probabilities = jnp.exp(jnp.concatenate([log_blank, log_label], -1))
+    in_row = (probabilities - occupancy) * scale
+    elsewhere = jnp.exp(logits.astype(jnp.float32) - denominator) * scale
+    rows = jnp.arange(len(labels))[:, None, None]
+    steps = jnp.arange(logits.shape[1])[None, :, None]
+    gradient = (
+        elsewhere.astype(logits.dtype)
+        .at[rows, steps, words[:, None, :]]
+        .set(in_row.astype(logits.dtype), mode="drop", unique_indices=True)
+    )
+    return gradient, None, None, None, None
+
+
+def _suffixes(
+    valid: Bool[Array, "b s"],
+    log_blank: Float[Array, "b s 1"],
+    log_label: Float[Array, "b s l"],
+    labels: Int[Array, "b l"],
+    label_lengths: Int[Array, "b"],
+) -> tuple[Float[Array, "s b l+1"], Float[Array, "s b l"]]:
+    """Return the two lanes of the paths after each step, as `_forward` has those up to it."""
     distinct = _distinct(labels)
 
     def step(lanes, inputs):
@@ -140,19 +169,26 @@ def _backward(
         return new_lanes, lanes
 
     # A path ends on the last blank or, one entry lower in the other lane, on the last label.
-    ends = jnp.where(jnp.arange(width + 1) == label_lengths[:, None], 0.0, NEG_INF)
+    ends = jnp.where(jnp.arange(labels.shape[1] + 1) == label_lengths[:, None], 0.0, NEG_INF)
     _, suffixes = jax.lax.scan(
         step, (ends, ends[:, 1:]), _time_major(valid, log_blank, log_label), reverse=True
     )
-    paths = jnp.concatenate(
-        [prefix + suffix for prefix, suffix in zip(prefixes, suffixes)], axis=-1
-    ).swapaxes(0, 1)
-    # Shares of the likelihood at each step. The softmax makes their sum 1 in spite of rounding.
-    occupancy = jax.nn.softmax(paths)
+    return suffixes
 
-    # A label that is twice in a row's text is one word of the vocabulary. Its occupancies are added
-    # at its first position and the others dropped: every entry of the gradient is written once,
-    # from float32, so the order of the writes does not matter.
+
+def _by_word(
+    occupancy: Float[Array, "b s lanes"],
+    labels: Int[Array, "b l"],
+    label_lengths: Int[Array, "b"],
+    vocabulary: int,
+) -> tuple[Int[Array, "b l+1"], Float[Array, "b s l+1"]]:
+    """Return the words of each row, the blank and its labels, and the occupancy of each word.
+
+    A label that is twice in a row's text is one word. Its occupancies are added at its first
+    position, and the others get words outside the vocabulary. So every entry of the gradient is
+    written once, from float32, and the order of the writes does not matter.
+    """
+    b, width = labels.shape
     in_text = length_mask(label_lengths, width)
     same = (labels[:, :, None] == labels[:, None, :]) & in_text[:, :, None] & in_text[:, None, :]
     first = in_text & ~jnp.triu(same, k=1).any(axis=1)
@@ -161,21 +197,9 @@ def _backward(
     )
     on_blank = occupancy[..., : width + 1].sum(-1, keepdims=True)
     words = jnp.concatenate(
-        [jnp.full((b, 1), BLANK), jnp.where(first, labels, v + jnp.arange(width))], axis=1
+        [jnp.full((b, 1), BLANK), jnp.where(first, labels, vocabulary + jnp.arange(width))], axis=1
     )
-
-    scale = jnp.where(valid & feasible[:, None], cotangent[:, None], 0.0)[..., None]
-    probabilities = jnp.exp(jnp.concatenate([log_blank, log_label], -1))
-    in_row = (probabilities - jnp.concatenate([on_blank, on_label], -1)) * scale
-    elsewhere = jnp.exp(logits.astype(jnp.float32) - denominator) * scale
-    rows = jnp.arange(b)[:, None, None]
-    steps = jnp.arange(logits.shape[1])[None, :, None]
-    gradient = (
-        elsewhere.astype(logits.dtype)
-        .at[rows, steps, words[:, None, :]]
-        .set(in_row.astype(logits.dtype), mode="drop", unique_indices=True)
-    )
-    return gradient, None, None, None, None
+    return words, jnp.concatenate([on_blank, on_label], -1)
 
 
 @jax.custom_vjp

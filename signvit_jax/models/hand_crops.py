@@ -1,4 +1,4 @@
-"""Hands and faces as images of their own, cut out of the video at its full resolution."""
+"""Separate images of hands and faces, cut out of the video at its full resolution."""
 
 import dataclasses
 from typing import NamedTuple
@@ -29,7 +29,7 @@ _PLACE_FEATURES = 4  # of each part: y, x, spread, presence
 
 
 class CropFeatures(NamedTuple):
-    """Features of the parts, side by side; in training also what the localizer's loss needs."""
+    """Features of the parts, concatenated; in training also the inputs of the localizer's loss."""
 
     features: Float[Array, "b t f"]
     localization: Localization | None
@@ -41,10 +41,10 @@ class HandCrops(nnx.Module):
     The view is the part of the images that the backbone sees, and in which a localizer finds the
     parts. Crops around them are cut out of the video itself, not of the view, and scaled to
     `crop_size` pixels. One small ViT encodes both hands; the second hand's crops are mirrored, so
-    that both look like the same hand. The face has a ViT of its own. The crops' places are features
-    as well. A learned vector replaces the features of a part that is not in the image, and in
-    training also those of a part of a clip at the rate `crop_dropout`. The places get no gradient
-    from the translation: the localizer learns from keypoints or motion alone.
+    that both look like the same hand. Another ViT encodes the face. The crops' places are features
+    as well. A learned vector replaces the features of a part that is not in the image; in training,
+    at the rate `crop_dropout`, also those of a part in all frames of a clip. The places get no
+    gradient from the translation: the localizer learns from keypoints or motion alone.
     """
 
     def __init__(
@@ -98,12 +98,12 @@ class HandCrops(nnx.Module):
         b, t = mask.shape
         images = crop(video, view, INPUT_SIZE)
         maps, presence = self.localizer(images.reshape(b * t, *images.shape[2:]))
-        found = PartMaps(
+        parts = PartMaps(
             maps.reshape(b, t, *maps.shape[1:]), presence.reshape(b, t, *presence.shape[1:])
         )
-        place = jax.lax.stop_gradient(places(found.maps))
+        place = jax.lax.stop_gradient(places(parts.maps))
         features = self._encoded(self._inputs(video, view, place.center, mask), rng)
-        present = jax.nn.sigmoid(jax.lax.stop_gradient(found.presence))
+        present = jax.nn.sigmoid(jax.lax.stop_gradient(parts.presence))
         if rng is not None and self.dropout > 0.0:
             kept = jax.random.bernoulli(
                 fold(rng, "crops.dropout"), 1.0 - self.dropout, (b, 1, self.parts)
@@ -120,7 +120,7 @@ class HandCrops(nnx.Module):
         features = jnp.concatenate([features, place_features.astype(features.dtype)], axis=-1)
         localization = None
         if rng is not None:
-            localization = Localization(found, cell_motion(images, mask), view)
+            localization = Localization(parts, cell_motion(images, mask), view)
         return CropFeatures(features.reshape(b, t, -1), localization)
 
     def _encoded(

@@ -1,9 +1,9 @@
-"""Where the two hands of a signer, and the face, are in each image.
+"""The places of a signer's hands and face in each image.
 
-A small network learns from keypoints, if clips have them. Otherwise it learns the hands from what
-moves. A box around what moves would not do: an arm moves as well, and a hand may rest. But a
-network that sees a single image cannot tell what moves in it, so it learns what usually moves in
-such images, and that is hands.
+A small network learns from keypoints, if clips have them. Otherwise it learns the hands from
+motion. A box around the pixels that move is not enough, because an arm moves as well, and a hand
+may rest. But a network that sees a single image cannot tell what moves in it. So it learns what
+usually moves in such images, and that is hands.
 """
 
 from typing import NamedTuple
@@ -18,7 +18,7 @@ from signvit_jax.layers.transformer import linear
 from signvit_jax.models.images import MOTION_FLOOR
 from signvit_jax.models.zoom import Square, inside_square
 
-HANDS = 2  # the first two of the parts that are found; the face is the third
+HANDS = 2  # the first two of the parts; the face is the third
 INPUT_SIZE = 64  # side of the images, in pixels
 GRID = 16  # side of the maps
 # A map is raised to this power before a hand's place is read off. Its values far from the hand are
@@ -51,9 +51,9 @@ class PartMaps(NamedTuple):
 
 
 class Localization(NamedTuple):
-    """The localizer's outputs for a batch of clips, and what its loss needs besides."""
+    """The localizer's outputs for a batch of clips, and the other inputs of its loss."""
 
-    found: PartMaps  # (b, t, ...)
+    parts: PartMaps  # (b, t, ...)
     motion: Float[Array, "b t 16 16"]  # mean squared change of the cells' pixels
     view: Square  # of each clip, the part of its images that the localizer saw
 
@@ -85,7 +85,7 @@ class HandLocalizer(nnx.Module):
         self.presence = linear(wide, parts, dtype=dtype, rngs=rngs)
         columns = (np.arange(GRID) + 0.5) / GRID - 0.5 - np.array(_START_COLUMNS[:parts])[:, None]
         start = np.broadcast_to(-_CURVATURE * columns[:, None, :] ** 2, (parts, GRID, GRID))
-        # Trained like all else; only its start values are a prior.
+        # Trained like all other parameters; only its start values are a prior.
         self.prior = nnx.Param(jnp.asarray(start, jnp.float32))
 
     def __call__(self, images: Float[Array, "n 64 64 3"]) -> PartMaps:
@@ -118,7 +118,7 @@ def places(maps: Float[Array, "*n parts 16 16"]) -> Places:
 def cell_motion(
     images: Float[Array, "b t 64 64 3"], mask: Bool[Array, "b t"]
 ) -> Float[Array, "b t 16 16"]:
-    """How much each cell of each frame moves: its change from the frame before and to the next.
+    """The motion of each cell of each frame: its change from the frame before and to the next.
 
     `images` are normalized; `mask` is True at the frames of a clip. Between padding frames nothing
     moves.
@@ -143,7 +143,7 @@ def localization_loss(
     confidence from 0 to 1. Clips with any confidence above 0 learn from the points (`_point_loss`),
     all others from motion (`_motion_loss`). `mask` is True at the frames of a clip.
     """
-    maps, presence = localization.found
+    maps, presence = localization.parts
     by_motion = _motion_loss(maps[:, :, :HANDS], localization.motion, mask)
     if points is None:
         return by_motion
@@ -157,11 +157,11 @@ def _motion_loss(
     motion: Float[Array, "b t 16 16"],
     mask: Bool[Array, "b t"],
 ) -> Float[Array, "b"]:
-    """Cross-entropy of the mean of the hands' maps against where each frame moves.
+    """Cross-entropy of the mean of the hands' maps against the share of motion in each cell.
 
-    Each frame is weighted by how much moves in it compared with the mean of its clip, and the sum
-    is divided by the number of frames. As the mean of the maps has to explain all motion, each map
-    takes a part of its own.
+    A frame's weight is its motion compared with the mean of its clip, and the sum is divided by the
+    number of frames. As the mean of the maps has to explain all motion, each map comes to explain a
+    different part of it.
     """
     total = motion.sum(axis=(2, 3))
     count = jnp.maximum(mask.sum(axis=1), 1)
@@ -183,8 +183,8 @@ def _point_loss(
     """Cross-entropy of each part's map against its point, plus that of its presence.
 
     The point's confidence is the weight of the first and the target of the second. A point between
-    the centers of cells is shared out among its neighbors as in bilinear interpolation. A point
-    outside the view is not present. Means over frames and parts.
+    the centers of cells is divided among its neighbors as in bilinear interpolation. A point
+    outside the view is not present. The loss is a mean over frames and parts.
     """
     shares, inside = inside_square(points[..., :2], view)
     present = points[..., 2] * inside

@@ -49,8 +49,8 @@ def motion_channels(
     """Differences that show motion; `mask` is True at the frames of a clip.
 
     'clip_mean' is each frame minus the mean of its clip, which removes background, clothes and
-    light; 'difference' is each frame minus the one before it. 'magnitude' is how much a pixel
-    differs from the clip's mean, from the frame before and from the frame after, see `_magnitudes`.
+    light. 'difference' is each frame minus the one before it. 'magnitude' is the size of a pixel's
+    difference from the clip's mean, the frame before and the frame after: see `_magnitudes`.
     """
     if kind == "difference":
         return video - jnp.concatenate([video[:, :1], video[:, :-1]], axis=1)

@@ -98,10 +98,10 @@ class VideoEncoder(nnx.Module):
         clip_mask: Float[Array, "b"] | None = None,
         frozen_backbone: bool = False,
     ) -> Encoded:
-        """As `frame_features`."""
-        found = self.frame_features(video, frame_lengths, rng, clip_mask, frozen_backbone)
-        pooled, frames = self.pool(found.features, frame_lengths, rng)
-        return Encoded(pooled, frames, frame_lengths, *found[1:])
+        """Encode a batch of clips; the arguments are those of `frame_features`."""
+        of_frames = self.frame_features(video, frame_lengths, rng, clip_mask, frozen_backbone)
+        pooled, frames = self.pool(of_frames.features, frame_lengths, rng)
+        return Encoded(pooled, frames, frame_lengths, *of_frames[1:])
 
     def frame_features(
         self,

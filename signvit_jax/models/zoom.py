@@ -1,11 +1,11 @@
 """Crop every clip to the square in which it moves, so that signers have one position and size.
 
-Otherwise hands may be three pixels wide and elsewhere in every clip, which a model cannot learn
-from few clips. The square is computed from the clip itself, on the device: a pixel has as weight
-its largest deviation from its mean over the clip, minus the average of that over all pixels, or 0
-if that is negative. The center of the square is the mean position under these weights, and it
-reaches DEVIATIONS standard deviations to each side. A clip in which all or no pixels move is left
-unchanged.
+Otherwise hands may be three pixels wide and in a different place in every clip, which a model
+cannot learn from few clips. The square is computed from the clip itself, on the device. The change
+of a pixel is its largest deviation from its mean over the clip. Its weight is its change minus the
+average change of all pixels, or 0 if that is negative. The center of the square is the mean
+position under these weights, and the square reaches DEVIATIONS standard deviations to each side. A
+clip in which all or no pixels move is left unchanged.
 """
 
 import math
@@ -49,8 +49,8 @@ def crop(
 ) -> Float[Array, "b t {size} {size} c"]:
     """Cut the square out of all frames of each clip, and scale it to `size` pixels, bilinearly.
 
-    What lies outside the image continues the pixels of its edge. Where the result is smaller, each
-    of its pixels is a weighted mean of the video's pixels around it, so that none is skipped.
+    Outside the image the pixels of its edge are repeated. Where the result is smaller, each of its
+    pixels is a weighted mean of the video's pixels around it, so that none is skipped.
     """
     height, width = video.shape[2:4]
     center, reach = square
@@ -63,7 +63,7 @@ def crop_part(
     video: Float[Array, "b t h w c"], square: Square, size: int, share: float
 ) -> Float[Array, "b t {size} {size} c"]:
     """`crop` for squares whose side is at most `share` of the image's: only that part is read."""
-    # Besides the square: the pixels beyond its edges of which the result's outer pixels are means.
+    # Outer pixels of the result are means that include pixels beyond the square's edges.
     sides = [math.ceil(share * n) for n in video.shape[2:4]]
     margins = [max(2, math.ceil(side / size)) for side in sides]
     lengths = [min(n, a + b) for n, a, b in zip(video.shape[2:4], sides, margins)]

@@ -218,7 +218,7 @@ class LocalizationTerm:
         mask = length_mask(encoded.frame_lengths, encoded.frames.shape[1])
         points = inputs.batch.get("part_points")
         if points is not None:
-            points = jnp.asarray(points)[:, :, : encoded.localization.found.maps.shape[2]]
+            points = jnp.asarray(points)[:, :, : encoded.localization.parts.maps.shape[2]]
         per_clip = localization_loss(encoded.localization, mask, points)
         mean = jnp.sum(per_clip * inputs.batch["weights"]) / inputs.counts.clips
         return self.factor * mean, {"localization": mean}

@@ -198,8 +198,8 @@ def batch_gradients(
         return sums.total, (sums, outputs.encoded.moments)
 
     def gradients(part: Batch, part_key: Key[Array, ""]) -> BatchGradients:
-        found, (sums, moments) = jax.grad(loss, has_aux=True)(state.trainable, part, part_key)
-        return BatchGradients(found, sums, moments)
+        of_part, (sums, moments) = jax.grad(loss, has_aux=True)(state.trainable, part, part_key)
+        return BatchGradients(of_part, sums, moments)
 
     if microbatches == 1:
         return gradients(batch, key)

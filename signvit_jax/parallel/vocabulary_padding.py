@@ -40,8 +40,8 @@ def resize_vocab_like(tree: PyTree, like: PyTree) -> PyTree:
 def reshard_like(tree: PyTree, like: PyTree) -> PyTree:
     """`resize_vocab_like` for arrays on devices; resized arrays get their sharding in `like`."""
 
-    def resize_and_move(leaf: Array, wanted: jax.ShapeDtypeStruct) -> Array:
-        return jax.jit(partial(_resize, wanted=wanted), out_shardings=wanted.sharding)(leaf)
+    def resize_and_move(leaf: Array, target: jax.ShapeDtypeStruct) -> Array:
+        return jax.jit(partial(_resize, target=target), out_shardings=target.sharding)(leaf)
 
     return _change_vocabulary(resize_and_move, tree, like)
 
@@ -51,17 +51,17 @@ def _change_vocabulary(
 ) -> PyTree:
     """Apply `change` where the length of the vocabulary differs."""
 
-    def changed(path: tuple, leaf: Array, wanted: jax.ShapeDtypeStruct) -> Array:
-        if leaf.shape == wanted.shape or vocabulary_axis(parameter_path(path)) is None:
+    def changed(path: tuple, leaf: Array, target: jax.ShapeDtypeStruct) -> Array:
+        if leaf.shape == target.shape or vocabulary_axis(parameter_path(path)) is None:
             return leaf
-        return change(leaf, wanted)
+        return change(leaf, target)
 
     return jax.tree_util.tree_map_with_path(changed, tree, like)
 
 
-def _resize(leaf: Array, wanted: jax.ShapeDtypeStruct) -> Array:
-    sliced = leaf[tuple(slice(size) for size in wanted.shape)]
-    return jnp.pad(sliced, [(0, size - have) for size, have in zip(wanted.shape, sliced.shape)])
+def _resize(leaf: Array, target: jax.ShapeDtypeStruct) -> Array:
+    sliced = leaf[tuple(slice(size) for size in target.shape)]
+    return jnp.pad(sliced, [(0, size - have) for size, have in zip(target.shape, sliced.shape)])
 
 
 def vocabulary_axis(path: str) -> int | None:

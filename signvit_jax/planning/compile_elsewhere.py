@@ -1,6 +1,6 @@
-"""Plans for absent devices, each made in a process of its own.
+"""Plans for absent devices, each made in a separate process.
 
-XLA's flags and JAX's platforms can be set only once in a process, so the caller's are not touched.
+XLA's flags and JAX's platforms can be set only once per process, so those of the caller must stay.
 """
 
 import contextlib
@@ -76,10 +76,10 @@ def plan_elsewhere(config: Config, request: PlanRequest, *, unless: str) -> Step
 
 
 def plan_elsewhere(config: Config, request: PlanRequest, *, unless: str = "") -> StepPlan | None:
-    """Return the plan of a config's step for devices that need not be here.
+    """Return the plan of a config's step for devices that this machine need not have.
 
     It takes one to several minutes. `unless`: the digest of a program whose plan is known already;
-    if it is this step's, None is returned within seconds.
+    if this step has the same program, None is returned within seconds.
 
     Raises UsageError without the packages, ConfigError for a mesh that does not fit, PlanError if
     the compiler fails.
@@ -125,22 +125,22 @@ def child_environment(
     environment: dict[str, str], platform: Literal["cuda", "tpu"]
 ) -> dict[str, str]:
     """Return the environment of a process that compiles for absent devices of a platform."""
-    given = environment.get("XLA_FLAGS", "").split()
+    user_flags = environment.get("XLA_FLAGS", "").split()
     paths = [str(Path(__file__).parents[2]), environment.get("PYTHONPATH", "")]
     return environment | {
-        "JAX_PLATFORMS": "cpu",  # nothing looks for devices
-        "TPU_SKIP_MDS_QUERY": "1",  # nor asks for metadata of a virtual machine
+        "JAX_PLATFORMS": "cpu",  # do not look for devices
+        "TPU_SKIP_MDS_QUERY": "1",  # do not ask for metadata of a virtual machine
         "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
         "JAX_ENABLE_COMPILATION_CACHE": "false",  # programs of absent devices cannot be read again
         "TF_CPP_MIN_LOG_LEVEL": environment.get("TF_CPP_MIN_LOG_LEVEL", "2"),
-        "XLA_FLAGS": " ".join([*_XLA_FLAGS[platform], *given]),
+        "XLA_FLAGS": " ".join([*_XLA_FLAGS[platform], *user_flags]),
         "PYTHONPATH": os.pathsep.join(path for path in paths if path),
     }
 
 
 @contextlib.contextmanager
 def _killed_at_exit(process: "subprocess.Popen[str]") -> Iterator[None]:
-    """Kill the process, if it still runs, when the block is left, be it by an interrupt."""
+    """Kill the process, if it still runs, when the block ends, also by an interrupt."""
     try:
         yield
     finally:

@@ -18,7 +18,7 @@ _GIB = 2**30
 
 @dataclasses.dataclass(frozen=True)
 class GpuFacts:
-    """What XLA's compiler asks of a GPU beyond its memory and speed."""
+    """Facts of a GPU that XLA's compiler needs, besides its memory and speed."""
 
     capability: tuple[int, int]
     cores: int
@@ -91,7 +91,7 @@ _SLICES = {"v5e": _FLAT, "v5p": _DEEP, "v6e": _FLAT}
 
 
 def with_memory(kind: DeviceKind, gib: float | None) -> DeviceKind:
-    """Return the kind with another memory in GiB; None: its own."""
+    """Return the kind with `gib` GiB of memory; None: unchanged."""
     return kind if gib is None else dataclasses.replace(kind, memory=int(gib * _GIB))
 
 

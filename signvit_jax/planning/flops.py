@@ -1,9 +1,9 @@
 """Model FLOPs and peak device FLOP/s, for MFU.
 
 Matrix products and convolutions are counted in the traced program itself, so every option of the
-model counts as what it computes. Elementwise operations are not counted, nor is what
-rematerialization computes a second time: MFU (Chowdhery et al. 2022) measures the work of the
-model, not that of its implementation.
+model is included. Elementwise operations are not counted. Neither are operations that
+rematerialization repeats: MFU (Chowdhery et al. 2022) measures the work of the model, not that of
+its implementation.
 """
 
 import dataclasses
@@ -66,8 +66,8 @@ class ClipFlops:
     training. `training`: of the forward and the backward pass; `training_frozen`: the same while
     the backbone is frozen.
 
-    The backward pass has two products for each one of the forward pass, but where one of a
-    product's inputs depends on no parameter, as the images do, that input needs no gradient.
+    The backward pass has two products for each product of the forward pass: one for the gradient of
+    each input. An input that depends on no parameter, such as the images, needs no gradient.
     """
 
     backbone: float
@@ -117,18 +117,19 @@ def clip_flops(definition: ModelDefinition, frames: int, text_length: int) -> Cl
         return method(definition.bind(params), *inputs)
 
     def training(frozen_backbone: bool) -> float:
-        def total(params: PyTree, batch: Batch, key: jax.Array) -> jax.Array:
+        def sum_of_outputs(params: PyTree, batch: Batch, key: jax.Array) -> jax.Array:
+            """A stand-in for the loss: it depends on every output of the model."""
             if frozen_backbone:
                 params = with_backbone(params, jax.lax.stop_gradient(backbone_of(params)))
             model = definition.bind(params)
             outputs = forward(model, batch, key, frozen_backbone=frozen_backbone)
             total = outputs.logits.sum() + outputs.ctc_logits.sum()
             localization = outputs.encoded.localization
-            return (
-                total if localization is None else total + sum(x.sum() for x in localization.found)
-            )
+            if localization is not None:
+                total = total + sum(x.sum() for x in localization.parts)
+            return total
 
-        return traced_flops(jax.grad(total), params, batch, key)
+        return traced_flops(jax.grad(sum_of_outputs), params, batch, key)
 
     encoded = jax.eval_shape(encode, params, video, lengths, key)
     features = jax.ShapeDtypeStruct(
@@ -175,8 +176,8 @@ def _count_equation(equation: Any) -> float:
 def _count_convolution(equation: Any) -> float:
     """Count a convolution's products of kernel values with image values.
 
-    Products with padding, and with the zeros that the gradient of a convolution with strides has
-    between its inputs, are no work of the model: no compiler has to compute them.
+    Products with zeros are not counted, since a compiler need not compute them: padding, and the
+    zeros between the inputs of the gradient of a strided convolution.
     """
     params, output = equation.params, equation.outvars[0].aval.shape
     numbers = params["dimension_numbers"]

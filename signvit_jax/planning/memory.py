@@ -227,7 +227,7 @@ def _message(cause: str, config: Config, mesh: Mesh, memory: StepMemory) -> str:
 
 
 def step_advice(config: Config, mesh: Mapping[str, int]) -> str:
-    """Return what to change so that a step needs less; only options that this config has left.
+    """Return advice on a step that needs less memory, from the options that can still be changed.
 
     `mesh`: the sizes of its axes.
     """

@@ -1,6 +1,6 @@
 """A training step compiled for devices that are not here, and what its program would need there.
 
-Run as a module, it answers one request in a process of its own: `compile_elsewhere` starts it with
+Run as a module, it answers one request: `compile_elsewhere` starts it as a separate process with
 the environment that XLA needs. Nothing is executed; every figure is a plan.
 """
 
@@ -36,7 +36,7 @@ _UNITS = {"K": 2**10, "M": 2**20, "G": 2**30}
 
 @dataclasses.dataclass(frozen=True)
 class PlanRequest:
-    """What to plan. `device`: a key of `KINDS`. `memory_gib`: of a device; None: its own."""
+    """What to plan. `device`: a key of `KINDS`. `memory_gib`: of a device; None: the usual."""
 
     device: str
     devices: int
@@ -60,11 +60,11 @@ class KeptArray:
 
 @dataclasses.dataclass(frozen=True)
 class ProgramCost:
-    """What one step does on each device.
+    """The work of one step on each device.
 
-    `asked_flops`: operations of the model, without what is computed again. `collectives`: axes of
-    the mesh -> kind -> bytes that a device sends. `recomputed`: instructions that XLA repeats of
-    its own accord to save memory. `uncounted`: custom calls whose operations are not known.
+    `asked_flops`: operations of the model, each counted once, even if it is computed again.
+    `collectives`: axes of the mesh -> kind -> bytes that a device sends. `recomputed`: instructions
+    that XLA itself repeats to save memory. `uncounted`: custom calls whose operations are unknown.
     """
 
     flops: float

@@ -57,51 +57,30 @@ def render(
     worst, best = worst_and_best(clips, decoder, count)
     unit = _UNITS[results.decoders[decoder].unit]
     step = f"{results.checkpoint_step:,}"
-    sections = [
-        header(
-            f"{text(results.dataset)} <span class=soft>{text(results.split)}</span>",
-            f"{len(clips):,} clip{'' if len(clips) == 1 else 's'}, checkpoint of step {step}; "
-            f"the errors and clips below are those of the decoder <b>{text(decoder)}</b>",
-        ),
-        section("Scores", _scores(results)),
-        section(
-            "First clips",
-            "".join(
-                _first_clip(clip, decoder, results.decoders[decoder], clip_images)
-                for clip in first_clips(clips, decoder)
-            ),
-            "The first clips of the split, whatever their scores.",
-        ),
-    ]
-    for title, chosen, if_none in (
-        ("Worst clips", worst, "No clip has an error."),
-        ("Best clips", best, "Every clip is shown above."),
-    ):
-        articles = (
+    title = header(
+        f"{text(results.dataset)} <span class=soft>{text(results.split)}</span>",
+        f"{len(clips):,} clip{'' if len(clips) == 1 else 's'}, checkpoint of step {step}; "
+        f"the errors and clips below are those of the decoder <b>{text(decoder)}</b>",
+    )
+    first = "".join(
+        _first_clip(clip, decoder, results.decoders[decoder], clip_images)
+        for clip in first_clips(clips, decoder)
+    )
+
+    def articles(chosen: Iterable[ScoredClip], if_none: str) -> str:
+        shown = (
             _clip(clip, decoder, results.decoders, clip_images.get(clip.prediction.id))
             for clip in chosen
         )
-        sections.append(section(title, "".join(articles) or f"<p>{if_none}</p>"))
-    sections += [
-        section("Error by sentence length", _error_by_length(clips, list(results.decoders), unit)),
-        *(
-            section(
-                f"Error by {text(column)}",
-                _error_by_group(clips, column, list(results.decoders)),
-                "The group with the most errors first.",
-            )
-            for column in columns_of(results)
-        ),
-        section(
-            f"Most confused {unit}s",
-            _confusions(clips, decoder, unit),
-            f"Reference → hypothesis; ∅ stands for a {unit} that is missing on that side.",
-        ),
-        section(
-            f"Error by {unit}",
-            _error_by_word(clips, decoder, unit),
-            f"The {unit}s of the references that were missed most often: substituted or left out.",
-        ),
+        return "".join(shown) or f"<p>{if_none}</p>"
+
+    sections = [
+        title,
+        section("Scores", _scores(results)),
+        section("First clips", first, "The first clips of the split, whatever their scores."),
+        section("Worst clips", articles(worst, "No clip has an error.")),
+        section("Best clips", articles(best, "Every clip is shown above.")),
+        *_error_sections(results, clips, decoder, unit),
     ]
     for name in results.gloss_decoders:
         if name in results.decoders and name != decoder:
@@ -123,6 +102,34 @@ def write_report(
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(path, render(results, clip_images, count))
+
+
+def _error_sections(
+    results: Results, clips: Sequence[ScoredClip], decoder: str, unit: str
+) -> list[str]:
+    """Sections on the errors by length, by each column and by word, and the confused words."""
+    decoders = list(results.decoders)
+    return [
+        section("Error by sentence length", _error_by_length(clips, decoders, unit)),
+        *(
+            section(
+                f"Error by {text(column)}",
+                _error_by_group(clips, column, decoders),
+                "The group with the most errors first.",
+            )
+            for column in columns_of(results)
+        ),
+        section(
+            f"Most confused {unit}s",
+            _confusions(clips, decoder, unit),
+            f"Reference → hypothesis; ∅ stands for a {unit} that is missing on that side.",
+        ),
+        section(
+            f"Error by {unit}",
+            _error_by_word(clips, decoder, unit),
+            f"The {unit}s of the references that were missed most often: substituted or left out.",
+        ),
+    ]
 
 
 def _scores(results: Results) -> str:
@@ -150,9 +157,12 @@ def _confidence(results: Results, decoder: str) -> str:
     """Table of all decoders' figures, and for `decoder` the share of right ones by confidence."""
     columns, rows = confidence_reliability.table_cells(results.confidence)
     tables = table(columns, _escape(rows))
-    if found := results.confidence.get(decoder):
-        for kind, bins in (("sentences", found.sentence.bins), ("words", found.word.bins)):
-            rows = [[_bar(one.confidence), _bar(one.right), f"{one.count:,}"] for one in bins]
+    if confidence := results.confidence.get(decoder):
+        by_kind = {"sentences": confidence.sentence, "words": confidence.word}
+        for kind, measured in by_kind.items():
+            rows = [
+                [_bar(one.confidence), _bar(one.right), f"{one.count:,}"] for one in measured.bins
+            ]
             tables += f"<h3>{text(decoder)}, {kind}</h3>"
             tables += table(["confidence", "right", kind], rows)
     return tables
@@ -319,7 +329,7 @@ def _heat_map(heat_map: HeatMap) -> str:
     color = np.broadcast_to(np.array(_HEAT_MAP_COLOR, np.uint8), (*opacity.shape, 3))
     rgba = Image.fromarray(np.concatenate([color, opacity[..., None]], axis=-1))
     tokens = "".join(f"<span>{text(token)}</span>" for token in heat_map.tokens)
-    # The height is that of the tokens' lines: scaled by its own proportions it would not match.
+    # The height is that of the tokens' lines, so that each row of the map is beside its token.
     height = f'alt="" style="height:{1.25 * len(heat_map.tokens)}rem"'
     return (
         f"<figure><figcaption>{text(heat_map.title)}, time from left to right</figcaption>"

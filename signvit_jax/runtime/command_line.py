@@ -127,11 +127,11 @@ class FlagParser(argparse.ArgumentParser):
 
     def _candidates(self) -> Mapping[str, list[str]]:
         """What a flag can stand for: flags as they are, and config keys by their last part."""
-        meant: dict[str, list[str]] = {}
+        candidates: dict[str, list[str]] = {}
         for key in self.config_keys:
-            meant.setdefault(f"--{key.split('.')[-1]}", []).append(f"--config.{key}")
+            candidates.setdefault(f"--{key.split('.')[-1]}", []).append(f"--config.{key}")
         options = [option for option in self._option_string_actions if option.startswith("--")]
-        return meant | {option: [option] for option in options}
+        return candidates | {option: [option] for option in options}
 
 
 def integer(least: int) -> Callable[[str], int]:

@@ -16,10 +16,10 @@ _JAX_DEFAULT_SECONDS = 1.0
 def use_compilation_cache() -> None:
     """Let JAX keep every program that this process compiles, unless the user has chosen otherwise.
 
-    Sets only what neither `jax.config` nor the environment has set: a folder in the user's cache
-    folder, and 0 s as the shortest compile time of a program that is kept. Training or translating
-    has some 20 programs, and a second start then compiles none. JAX's switch
-    `jax_enable_compilation_cache` is not touched.
+    Two settings are changed, if neither `jax.config` nor the environment has set them. The folder
+    becomes one in the user's cache folder. The shortest compile time of a program that is kept
+    becomes 0 s: training or translating has some 20 programs, and a second start then compiles
+    none. JAX's switch `jax_enable_compilation_cache` is not touched.
     """
     import jax
 

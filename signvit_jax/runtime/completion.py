@@ -1,7 +1,7 @@
 """Completion of a command line that is being typed in a shell, by the package argcomplete.
 
 At a press of the tab key the shell runs the program with `_ARGCOMPLETE`, `COMP_LINE` and
-`COMP_POINT` in the environment, and shows what the program writes to a pipe of its own.
+`COMP_POINT` in the environment, and shows what the program writes to a separate pipe.
 """
 
 import argparse

@@ -14,10 +14,10 @@ from signvit_jax.runtime.signals import EXIT_CODES, StopRequest
 class StopConsensus:
     """Stop and save requests of all processes, as every process sees them at the same step.
 
-    With one process they are its own, immediately and at no cost. With several, each `poll` starts
-    an all-reduce of two numbers and reads the one that was started `LAG` polls before, so that no
-    device waits for it: a signal that one process receives stops all of them two steps later, at
-    the same step.
+    With one process, its requests take effect at once and cost nothing. With several processes,
+    each `poll` starts an all-reduce of two numbers and reads the one that was started `LAG` polls
+    before, so that no device waits for it. A signal that one process receives stops all of them two
+    steps later, at the same step.
     """
 
     LAG = 2

@@ -82,9 +82,10 @@ def private_folder() -> str:
     try:
         os.mkdir(folder, 0o700)
     except FileExistsError:
-        found = os.lstat(folder)
+        status = os.lstat(folder)
         # Compiled programs are kept here: nobody else may have created it or may change it.
-        if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or found.st_mode & 0o077:
+        is_own_folder = stat.S_ISDIR(status.st_mode) and status.st_uid == os.getuid()
+        if not is_own_folder or status.st_mode & 0o077:
             return tempfile.mkdtemp(prefix="signvit_jax-")
     return folder
 

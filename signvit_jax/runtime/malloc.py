@@ -12,10 +12,10 @@ _NEVER = -1
 def tune_malloc() -> bool:
     """Let malloc reuse freed memory in the next step; False where the C library is not glibc.
 
-    XLA's CPU backend allocates its temporaries anew in every step. By default large blocks come
-    directly from the kernel and return to it, so each step pays for fresh, zeroed pages: a tenth to
-    a quarter of a small model's step time. One arena serves all threads, because the other arenas
-    hold no block above 64 MiB. Call it before JAX starts its threads.
+    XLA's CPU backend allocates its temporary arrays again in every step. By default large blocks
+    come directly from the kernel and return to it, so the kernel must zero new pages in each step.
+    That takes a tenth to a quarter of a small model's step time. One arena serves all threads,
+    because the other arenas hold no block above 64 MiB. Call it before JAX starts its threads.
     """
     if not sys.platform.startswith("linux"):
         return False

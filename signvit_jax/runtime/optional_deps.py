@@ -102,9 +102,9 @@ def _requirements(extra: str) -> list[str]:
         listed = metadata.requires("signvit-jax") or []
     except metadata.PackageNotFoundError:  # run from a source tree that was never installed
         return []
-    found = (requirement.partition(";") for requirement in listed)
+    requirements = (requirement.partition(";") for requirement in listed)
     return [
         f"'{requirement.strip()}'"
-        for requirement, _, marker in found
+        for requirement, _, marker in requirements
         if marker.strip().replace("'", '"') == f'extra == "{extra}"'
     ]

@@ -30,16 +30,16 @@ def requeue_after(received: int) -> None:
     job = os.environ["SLURM_JOB_ID"]
     command = ["scontrol", "requeue", job]
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
+        process = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
     except (OSError, subprocess.TimeoutExpired) as error:
         log.warning("job %s could not be requeued: scontrol: %s", job, error)
         return
-    if done.returncode:
+    if process.returncode:
         log.warning(
             "job %s could not be requeued: scontrol ended with %d: %s",
             job,
-            done.returncode,
-            done.stderr.strip(),
+            process.returncode,
+            process.stderr.strip(),
         )
     else:
         log.info("job %s is requeued", job)

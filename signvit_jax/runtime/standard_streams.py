@@ -36,7 +36,7 @@ def clean(text: str, keep: str = "") -> str:
     Escaped are control characters, line separators, bidirectional overrides and bytes that are not
     UTF-8, except characters in `keep`. For all output that others have written.
     """
-    return _CONTROL.sub(lambda found: found[0] if found[0] in keep else _escape(found[0]), text)
+    return _CONTROL.sub(lambda match: match[0] if match[0] in keep else _escape(match[0]), text)
 
 
 def clean_json(text: str, encoding: str = "utf-8") -> str:
@@ -49,7 +49,7 @@ def clean_json(text: str, encoding: str = "utf-8") -> str:
         escaped = _CONTROL
     except (UnicodeEncodeError, LookupError):
         escaped = _NOT_ASCII
-    return escaped.sub(lambda found: found[0] if found[0] == "\n" else _json_escape(found[0]), text)
+    return escaped.sub(lambda match: match[0] if match[0] == "\n" else _json_escape(match[0]), text)
 
 
 def guard_streams() -> None:

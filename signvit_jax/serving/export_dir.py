@@ -58,7 +58,7 @@ class ExportManifest:
     # Exports of earlier releases have none.
     validation: Mapping[str, float] = dataclasses.field(default_factory=dict)
     # SHA-256 of each file that the model is read from, by name; exports of earlier releases have
-    # none. The calibration is not among them: eval --calibrate fits it anew.
+    # none. The calibration is not among them, because eval --calibrate replaces it.
     files: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
 

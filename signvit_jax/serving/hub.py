@@ -32,7 +32,8 @@ log = logging.getLogger(__name__)
 _FORM = "hf://ORGANIZATION/NAME, or with @REVISION (a branch, tag or commit) behind it"
 _ADDRESS = re.compile(r"hf:/{1,2}([\w.-]+/[\w.-]+?)(?:@([\w./-]+))?/?", re.ASCII)
 _COMMIT = re.compile(r"[0-9a-f]{40}")
-# The files of an export. Others are neither sent nor downloaded: a report of eval shows people.
+# The files of an export. Others are neither sent nor downloaded: a report of `signvit eval`, for
+# example, shows people's faces.
 _FILES = (
     "export.json",
     "config.json",
@@ -47,14 +48,14 @@ _FILES = (
     "README.md",
     "LICENSE*",
 )
-HUB_JSON = "hub.json"  # in a folder that `pull` wrote: where it is from
+HUB_JSON = "hub.json"  # a file in a folder that `pull` wrote, with the address it came from
 _TRANSPORT = ("httpx", "httpx2", "requests", "urllib3", "huggingface_hub", "hf_xet")
 # A token, and a password in an address. Neither belongs in a message.
 _SECRETS = re.compile(r"hf_[A-Za-z0-9]{8,}|(?<=://)[^/@\s]+@|(?<=Bearer )\S+")
 
 
 class HubError(SignVitError):
-    """A model that the hub does not have, does not give or that is not an export."""
+    """A model that the hub lacks or refuses, or that is not an export."""
 
 
 class HubUnreachable(HubError):
@@ -73,10 +74,10 @@ class HubAddress:
     @classmethod
     def parse(cls, text: str | os.PathLike) -> "HubAddress":
         """Read `hf://org/name` or `hf://org/name@revision`. Raises HubError."""
-        found = _ADDRESS.fullmatch(os.fspath(text))
-        if found is None:
+        match = _ADDRESS.fullmatch(os.fspath(text))
+        if match is None:
             raise HubError(f"{os.fspath(text)!r} is not an address of a model; allowed: {_FORM}")
-        return cls(found[1], found[2])
+        return cls(match[1], match[2])
 
     def __str__(self) -> str:
         return f"hf://{self.repository}" + (f"@{self.revision}" if self.revision else "")
@@ -107,28 +108,28 @@ def fetch(address: str | os.PathLike | HubAddress) -> Fetched:
     hub does not answer, what the cache has of the revision is used, with a warning. Raises HubError
     for an address without an export, HubUnreachable, and ExportError for changed files.
     """
-    wanted = address if isinstance(address, HubAddress) else HubAddress.parse(address)
+    target = address if isinstance(address, HubAddress) else HubAddress.parse(address)
     hub = _hub()
-    folder = _find_cached(wanted) if _COMMIT.fullmatch(wanted.revision or "") else None
+    folder = _find_cached(target) if _COMMIT.fullmatch(target.revision or "") else None
     if folder is None and hub.constants.HF_HUB_OFFLINE:
-        folder = _find_cached(wanted)
+        folder = _find_cached(target)
         if folder is None:
             raise HubError(
-                f"{wanted} is not in the cache ({hub.constants.HF_HUB_CACHE}) and HF_HUB_OFFLINE "
+                f"{target} is not in the cache ({hub.constants.HF_HUB_CACHE}) and HF_HUB_OFFLINE "
                 "is set; unset it, or give a model that was downloaded before"
             )
     if folder is None:
-        folder = _download(wanted)
-    found = ExportFolder(folder)
-    if not found.export_json.is_file():
-        raise HubError(_no_export_message(wanted))
-    found.check_files()
-    pinned = HubAddress(wanted.repository, folder.name)
-    log.info("%s is %s", wanted, pinned)
-    if found.manifest().format in ("onnx", "stablehlo"):
+        folder = _download(target)
+    export = ExportFolder(folder)
+    if not export.export_json.is_file():
+        raise HubError(_no_export_message(target))
+    export.check_files()
+    pinned = HubAddress(target.repository, folder.name)
+    log.info("%s is %s", target, pinned)
+    if export.manifest().format in ("onnx", "stablehlo"):
         log.warning(
             "%s holds programs, not only numbers: open it only if you would run its authors' code",
-            wanted,
+            target,
         )
     return Fetched(folder, pinned)
 
@@ -136,7 +137,7 @@ def fetch(address: str | os.PathLike | HubAddress) -> Fetched:
 def pull(address: str, output: Path) -> HubAddress:
     """Download an export and copy it to the new folder `output`; return the pinned address.
 
-    `hub.json` in it keeps where it is from. Raises HubError and ExportError.
+    Its `hub.json` has the address that it came from. Raises HubError and ExportError.
     """
     fetched = fetch(address)
     with ExportFolder.new(output) as folder:
@@ -216,14 +217,14 @@ def _api() -> "huggingface_hub.HfApi":
     return _hub().HfApi(library_name="signvit_jax", library_version=__version__)
 
 
-def _find_cached(wanted: HubAddress) -> Path | None:
+def _find_cached(target: HubAddress) -> Path | None:
     """The complete snapshot in the cache, if there is one."""
     hub = _hub()
     try:
         folder = Path(
             hub.snapshot_download(
-                wanted.repository,
-                revision=wanted.revision,
+                target.repository,
+                revision=target.revision,
                 allow_patterns=list(_FILES),
                 local_files_only=True,
             )
@@ -233,30 +234,30 @@ def _find_cached(wanted: HubAddress) -> Path | None:
     return folder if ExportFolder(folder).export_json.is_file() else None
 
 
-def _download(wanted: HubAddress) -> Path:
+def _download(target: HubAddress) -> Path:
     api = _api()
     try:
-        found = _ask(wanted, lambda: api.model_info(wanted.repository, revision=wanted.revision))
+        info = _ask(target, lambda: api.model_info(target.repository, revision=target.revision))
     except HubUnreachable as error:
-        folder = _find_cached(wanted)
+        folder = _find_cached(target)
         if folder is None:
             raise
         log.warning("%s; using the cached commit %s", error, folder.name)
         return folder
-    names = [sibling.rfilename for sibling in found.siblings or []]
+    names = [sibling.rfilename for sibling in info.siblings or []]
     if "export.json" not in names:
-        raise HubError(_no_export_message(wanted))
+        raise HubError(_no_export_message(target))
     return Path(
         _ask(
-            wanted,
+            target,
             lambda: api.snapshot_download(
-                wanted.repository, revision=wanted.revision, allow_patterns=list(_FILES)
+                target.repository, revision=target.revision, allow_patterns=list(_FILES)
             ),
         )
     )
 
 
-def _ask[Answer](wanted: HubAddress, ask: Callable[[], Answer]) -> Answer:
+def _ask[Answer](target: HubAddress, ask: Callable[[], Answer]) -> Answer:
     """Return the hub's answer. Raises HubError or HubUnreachable, without tokens in the message."""
     hub = _hub()
     errors = hub.errors
@@ -265,16 +266,16 @@ def _ask[Answer](wanted: HubAddress, ask: Callable[[], Answer]) -> Answer:
         return ask()
     except errors.RevisionNotFoundError as error:
         raise HubError(
-            f"{wanted}: the hub has no revision {wanted.revision!r} of it; "
+            f"{target}: the hub has no revision {target.revision!r} of it; "
             "give a branch, a tag or a commit"
         ) from _clean(error)
     except errors.GatedRepoError as error:
         raise HubError(
-            f"{wanted} is gated: ask for access on its page, and set HF_TOKEN"
+            f"{target} is gated: ask for access on its page, and set HF_TOKEN"
         ) from _clean(error)
     except errors.RepositoryNotFoundError as error:
         raise HubError(
-            f"{wanted}: {_without_secrets(endpoint)} has no such model, or does not show it to "
+            f"{target}: {_without_secrets(endpoint)} has no such model, or does not show it to "
             "you; check the name, and for a private one set HF_TOKEN to a token that may read it "
             "(push: that may write it)"
         ) from _clean(error)
@@ -282,13 +283,13 @@ def _ask[Answer](wanted: HubAddress, ask: Callable[[], Answer]) -> Answer:
         status = error.response.status_code if error.response is not None else 0
         if status in (401, 403):
             raise HubError(
-                f"{wanted}: the hub refuses ({status}); set HF_TOKEN to a token that may do this"
+                f"{target}: the hub refuses ({status}); set HF_TOKEN to a token that may do this"
             ) from _clean(error)
         if 400 <= status < 500 and status not in (408, 429):
-            raise HubError(f"{wanted}: the hub refuses: {_line(error)}") from _clean(error)
-        raise HubUnreachable(f"{wanted}: the hub failed: {_line(error)}") from _clean(error)
+            raise HubError(f"{target}: the hub refuses: {_line(error)}") from _clean(error)
+        raise HubUnreachable(f"{target}: the hub failed: {_line(error)}") from _clean(error)
     except errors.HFValidationError as error:
-        raise HubError(f"{wanted}: {_line(error)}; allowed: {_FORM}") from error
+        raise HubError(f"{target}: {_line(error)}; allowed: {_FORM}") from error
     except SignVitError:
         raise
     except Exception as error:
@@ -297,24 +298,24 @@ def _ask[Answer](wanted: HubAddress, ask: Callable[[], Answer]) -> Answer:
         if not (from_transport or isinstance(error, OSError)):
             raise
         raise HubUnreachable(
-            f"{wanted}: {_without_secrets(endpoint)} could not be reached, or broke off "
+            f"{target}: {_without_secrets(endpoint)} could not be reached, or broke off "
             f"({type(error).__name__}: {_line(error)}); try again later, or set HF_HUB_OFFLINE=1 "
             "for what was downloaded before"
         ) from _clean(error)
 
 
-def _no_export_message(wanted: HubAddress) -> str:
+def _no_export_message(target: HubAddress) -> str:
     return (
-        f"{wanted} has no export.json, so it is not an export of signvit_jax. If it holds a "
+        f"{target} has no export.json, so it is not an export of signvit_jax. If it holds a "
         "workdir, its owner has to export it first: "
         "signvit export --workdir=RUN --format=int8 --output=DIR"
     )
 
 
-def _names(folder: Path, wanted: HubAddress) -> list[str]:
+def _names(folder: Path, target: HubAddress) -> list[str]:
     names = sorted(entry.name for entry in folder.iterdir() if _is_of_export(entry.name))
     if "export.json" not in names:
-        raise HubError(_no_export_message(wanted))
+        raise HubError(_no_export_message(target))
     return names
 
 
@@ -332,5 +333,5 @@ def _without_secrets(text: str) -> str:
 
 
 def _clean(error: BaseException) -> BaseException | None:
-    """The cause of our error; None where a traceback of it would show a secret."""
+    """Return an error as the cause of ours, or None if its traceback would show a secret."""
     return error if _SECRETS.search(str(error)) is None else None

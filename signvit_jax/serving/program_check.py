@@ -104,13 +104,13 @@ def check_outputs(
 
     Raises ExportError if their shapes or dtypes differ from those of `program` of this model.
     """
-    letters: dict[str, int] = {}
+    sizes: dict[str, int] = {}  # symbol of a shape, such as "b" -> its size in these inputs
     for (shape, _), value in zip(program.inputs.values(), inputs):
-        letters |= {
-            size: actual for size, actual in zip(shape, value.shape) if isinstance(size, str)
-        }
+        for size, actual in zip(shape, value.shape):
+            if isinstance(size, str):
+                sizes[size] = actual
     expected = [
-        (tuple(letters.get(str(size), size) for size in shape), "float32")
+        (tuple(sizes.get(str(size), size) for size in shape), "float32")
         for shape in program.outputs.values()
     ]
     found = [(value.shape, value.dtype.name) for value in outputs]
@@ -176,20 +176,20 @@ def _items(attributes: ir.OpAttributeMap | ir.DictAttr) -> list[tuple[str, ir.At
 
 def _called(operation: ir.Operation, path: object) -> set[str]:
     """Names of the functions that an operation calls. Raises ExportError for other custom calls."""
-    given: Mapping[str, ir.Attribute] = dict(_items(operation.attributes))
+    attributes: Mapping[str, ir.Attribute] = dict(_items(operation.attributes))
     if operation.name == "stablehlo.custom_call":
-        target = ir.StringAttr(given["call_target_name"]).value
-        if target not in _CUSTOM_CALLS or "called_computations" in given:
+        target = ir.StringAttr(attributes["call_target_name"]).value
+        if target not in _CUSTOM_CALLS or "called_computations" in attributes:
             detail = f"custom call {target!r}; allowed: {', '.join(sorted(_CUSTOM_CALLS))}"
             raise _refused(path, "does more than compute", detail)
     if operation.name == "stablehlo.composite":
-        name = ir.StringAttr(given["name"]).value
+        name = ir.StringAttr(attributes["name"]).value
         if not name.startswith(_COMPOSITES):
             detail = f"composite {name!r}; allowed: {_COMPOSITES}*"
             raise _refused(path, "does more than compute", detail)
-        return {ir.FlatSymbolRefAttr(given["decomposition"]).value}
+        return {ir.FlatSymbolRefAttr(attributes["decomposition"]).value}
     if operation.name == "func.call":
-        return {ir.FlatSymbolRefAttr(given["callee"]).value}
+        return {ir.FlatSymbolRefAttr(attributes["callee"]).value}
     return set()
 
 
@@ -238,7 +238,7 @@ def _sizes(shape: Sequence[object]) -> Shape:
 
 
 def _fit(expected: Sequence[tuple[Shape, str]], found: Sequence[tuple[Shape, str]]) -> bool:
-    """Return True if shapes and dtypes are equal; `v`, the vocabulary, may be any number."""
+    """Return True if shapes and dtypes are equal; `v`, the vocabulary, may have any size."""
     if len(expected) != len(found):
         return False
     for (shape, dtype), (found_shape, found_dtype) in zip(expected, found):

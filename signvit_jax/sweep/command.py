@@ -4,10 +4,10 @@ signvit sweep run      begin a sweep, or go on with it
 signvit sweep work     one more worker for it, on any host that shares the folder
 signvit sweep status   a table of the trials, and the page sweep.html
 signvit sweep best     the best trial, and the command that trains it; --retrain runs it
-signvit sweep resume   take up a pruned trial again, to its end
+signvit sweep resume   resume a pruned trial, and train it to its end
 signvit sweep export   a database for optuna-dashboard and its like
 
-A trial is a workdir that `signvit train` trains in a process of its own. The first one leaves the
+A trial is a workdir that `signvit train` trains in a separate process. The first one leaves the
 config untouched; at the end the best one is repeated with other seeds, and the table says whether
 its gain exceeds their spread. Workers may be killed at any time: their trials are resumed from
 their checkpoints. Needs Optuna (the extra `sweep`).
@@ -30,7 +30,7 @@ from signvit_jax.config.schema import Config
 from signvit_jax.errors.nearest import did_you_mean
 from signvit_jax.files.local_paths import local_path
 from signvit_jax.runtime import completion
-from signvit_jax.runtime.command_line import integer, parser, positive
+from signvit_jax.runtime.command_line import FlagParser, integer, parser, positive
 from signvit_jax.runtime.exit_codes import DONE, UsageError
 from signvit_jax.runtime.standard_streams import CleanFormatter, clean
 from signvit_jax.sweep import results_commands
@@ -71,6 +71,14 @@ def _run(argv: Sequence[str]) -> int:
         "signvit sweep run --sweep=runs/sweep --config=small "
         "--search.training.encoder_lr=log:1e-4:3e-3 --search.model.temporal.kernel_size=3,5,7",
     )
+    _add_run_flags(flags)
+    arguments, config = parse_with_config(flags, [_as_flag(argument) for argument in argv])
+    _show_log()
+    sweep = _begin(arguments, config, argv)
+    return _work_here(sweep, arguments.workers, arguments.devices_per_trial)
+
+
+def _add_run_flags(flags: FlagParser) -> None:
     flags.add_argument(
         "--search",
         action="append",
@@ -154,10 +162,6 @@ def _run(argv: Sequence[str]) -> int:
         metavar="K",
         help="with --workers: GPUs of each worker, by CUDA_VISIBLE_DEVICES",
     )
-    arguments, config = parse_with_config(flags, [_as_flag(argument) for argument in argv])
-    _show_log()
-    sweep = _begin(arguments, config, argv)
-    return _work_here(sweep, arguments.workers, arguments.devices_per_trial)
 
 
 def _as_flag(argument: str) -> str:
@@ -181,16 +185,16 @@ def _begin(arguments: argparse.Namespace, config: Config, argv: Sequence[str]) -
     )
     from signvit_jax.sweep.trial_files import Settings, Sweep
 
-    wanted: dict[str, object] = space_of_file(arguments.space) if arguments.space else {}
+    searched: dict[str, object] = space_of_file(arguments.space) if arguments.space else {}
     for text in arguments.search:
         key, has_values, values = text.partition("=")
         if not has_values:
             raise UsageError(f"--search={text}: give --search.KEY=VALUES")
-        wanted[key] = values
-    if not wanted:
+        searched[key] = values
+    if not searched:
         raise UsageError("nothing to search: give --search.KEY=VALUES or --space=FILE.py")
     config = with_absolute_paths(config)
-    space = tuple(dimension_of(key, values, config) for key, values in wanted.items())
+    space = tuple(dimension_of(key, values, config) for key, values in searched.items())
     settings = Settings(
         config=arguments.config,
         overrides=_overrides(argv),
@@ -236,12 +240,13 @@ def _begin(arguments: argparse.Namespace, config: Config, argv: Sequence[str]) -
 
 def _overrides(argv: Sequence[str]) -> tuple[tuple[str, str], ...]:
     """The overrides of the config on the command line."""
-    found, pending = [], list(argv)
+    overrides, pending = [], list(argv)
     while pending:
         flag, has_value, value = pending.pop(0).partition("=")
         if flag.startswith("--config."):
-            found.append((flag.removeprefix("--config."), value if has_value else pending.pop(0)))
-    return tuple(found)
+            key = flag.removeprefix("--config.")
+            overrides.append((key, value if has_value else pending.pop(0)))
+    return tuple(overrides)
 
 
 def _work_here(sweep: "Sweep", workers: int, devices: int | None) -> int:
@@ -251,7 +256,7 @@ def _work_here(sweep: "Sweep", workers: int, devices: int | None) -> int:
     if workers == 1 and devices is None:
         code = Worker(sweep).run()
     else:
-        code = _several(sweep.folder, workers, devices)
+        code = _run_workers(sweep.folder, workers, devices)
     results_commands.write_page(sweep)
     if code == DONE:
         print(clean(end_message(sweep), keep="\n"))
@@ -259,8 +264,8 @@ def _work_here(sweep: "Sweep", workers: int, devices: int | None) -> int:
     return code
 
 
-def _several(folder: Path, workers: int, devices: int | None) -> int:
-    """Start workers in processes of their own and wait for them; return the exit code.
+def _run_workers(folder: Path, workers: int, devices: int | None) -> int:
+    """Start each worker in a separate process and wait for all; return the exit code.
 
     `devices`: GPUs of each worker; None: they share all.
     """
@@ -287,13 +292,13 @@ def _several(folder: Path, workers: int, devices: int | None) -> int:
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, forward)
     codes = [process.wait() for process in processes]
-    # A worker that was killed is no failure of the sweep: the others have done its trials.
-    wrong = [code for code in codes if code > 0]
-    return wrong[0] if wrong else DONE
+    # A killed worker (a negative code) is no failure of the sweep: the others did its trials.
+    failures = [code for code in codes if code > 0]
+    return failures[0] if failures else DONE
 
 
 def _devices_of(worker: int, count: int) -> str:
-    """The GPUs of a worker, of those that are visible. Raises UsageError if there are too few."""
+    """The worker's share of the visible GPUs. Raises UsageError if there are too few."""
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     listed = visible.split(",") if visible else [str(i) for i in range(_gpus())]
     gpus_of_worker = listed[worker * count :][:count]

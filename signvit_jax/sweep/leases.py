@@ -63,17 +63,17 @@ def worker_name() -> str:
 
 def claims_of(trial: Path) -> list[Claim]:
     """The claims of a trial, the newest last."""
-    found = []
+    claims = []
     for path in trial.iterdir():
         if match := _CLAIM.fullmatch(path.name):
             try:
                 content = json.loads(path.read_text(encoding="utf-8"))
-                found.append(
+                claims.append(
                     Claim(path, int(match[1]), str(content["holder"]), int(content["step"]))
                 )
             except UNREADABLE_JSON:  # its worker was killed between creating and writing
-                found.append(Claim(path, int(match[1])))
-    return sorted(found, key=lambda claim: claim.number)
+                claims.append(Claim(path, int(match[1])))
+    return sorted(claims, key=lambda claim: claim.number)
 
 
 def is_held(claim: Claim, now: float, seconds: float) -> bool:

@@ -1,6 +1,6 @@
-"""A sweep written into a database of Optuna's, for programs that read one, as optuna-dashboard.
+"""A sweep written into a database in Optuna's format, for programs such as optuna-dashboard.
 
-The trial folders stay the truth: the database is a copy as of now, and no worker reads it.
+The database is a copy of the trial folders at one moment. No worker reads it.
 """
 
 import contextlib
@@ -55,7 +55,7 @@ def export_study(sweep: Sweep, trials: Sequence[Trial], storage: str, name: str)
 def _write_study(
     sweep: Sweep, frozen: Sequence["optuna.trial.FrozenTrial"], url: "URL", name: str
 ) -> None:
-    """Write a study that is complete or, if an error comes, gone again. Raises Optuna's errors."""
+    """Write a study; after an error, delete it again. Raises Optuna's errors."""
     import optuna
 
     storage = optuna.storages.RDBStorage(url.render_as_string(hide_password=False))
@@ -99,7 +99,7 @@ def _url_of(storage: str) -> "URL":
 
 @contextlib.contextmanager
 def _draft_of(url: "URL") -> "Iterator[URL]":
-    """Where to write: for SQLite a file beside, which gets its name when all is in it."""
+    """Yield the URL to write to: for SQLite a temporary file, renamed when it is complete."""
     if url.get_backend_name() != "sqlite" or url.database is None:
         yield url
         return
@@ -122,7 +122,7 @@ def _draft_of(url: "URL") -> "Iterator[URL]":
 
 
 def _without_syncing(connection: sqlite3.Connection, record: object) -> None:
-    """Let SQLite not wait for the disk at each of Optuna's many commits: a draft may be lost."""
+    """Do not wait for the disk at each of Optuna's many commits: a draft may be lost."""
     del record
     connection.execute("PRAGMA synchronous=OFF")
 
@@ -130,18 +130,18 @@ def _without_syncing(connection: sqlite3.Connection, record: object) -> None:
 def _frozen_trials(
     sweep: Sweep, trials: Sequence[Trial]
 ) -> tuple[list["optuna.trial.FrozenTrial"], list[str]]:
-    """The trials as Optuna has them, under the numbers of the sweep; and notes on them."""
+    """The trials in Optuna's form, under the numbers of the sweep; and notes on them."""
     by_number = {trial.number: trial for trial in trials}
     frozen, notes = [], []
     for number in range(max(by_number, default=-1) + 1):
-        found = _frozen(sweep, by_number.get(number), number)
-        frozen.append(found)
+        trial = _frozen(sweep, by_number.get(number), number)
+        frozen.append(trial)
         if number not in by_number:
             notes.append(f"there is no trial {number}; it is shown as failed")
         notes += [
             f"trial {number}: {key}={value} is outside the space; it is a user attribute of the "
             "trial, not a parameter"
-            for key, value in found.user_attrs.items()
+            for key, value in trial.user_attrs.items()
             if key in {dimension.key for dimension in sweep.settings.space}
         ]
     return frozen, notes

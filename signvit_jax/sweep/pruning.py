@@ -1,7 +1,7 @@
-"""What to stop early: by Optuna's pruners, from the trials' files.
+"""Which trials to stop early, decided by Optuna's pruners from the trials' files.
 
-Everything here is a function of the table of trials. Optuna's study is made in memory for each
-decision: every trial reports its validations again, in the order of the trials' numbers.
+All functions depend only on the table of trials. For each decision, an Optuna study is created in
+memory and the validations of every trial are replayed into it, in the order of the trials' numbers.
 """
 
 import math
@@ -27,17 +27,17 @@ _FORMS = {
     "none": "",
 }
 PRUNER_FORMS = tuple(name + form for name, form in _FORMS.items())
-# Of Optuna's, why one is not here.
+# Pruners of Optuna that are not offered, and why.
 _NOT_OFFERED = {
     "wilcoxon": "it compares independent problem instances, which validations of one run are not"
 }
 _SHARES = {"median": 50.0, "quartile": 25.0}
 _FACTORS = {"successive_halving": 4.0, "hyperband": 3.0}  # Optuna's
-_COMPARED = 5  # complete trials before one is stopped for a percentile of them
+_COMPARED = 5  # a trial is stopped by a percentile only once this many others are complete
 
 
 class Pruner(NamedTuple):
-    """A pruner of Optuna's. `number`: as in `NAME:NUMBER`. `wrapped`: by the pruner "patient"."""
+    """A pruner of Optuna's. `number`: as in `NAME:NUMBER`. `wrapped`: what "patient" holds back."""
 
     name: str
     number: float = 0.0
@@ -45,7 +45,7 @@ class Pruner(NamedTuple):
 
     @property
     def has_rungs(self) -> bool:
-        """True where trials compete at a few of their validations, pruned ones included."""
+        """True if trials compete only at a few validations (rungs), together with pruned ones."""
         return self.name in _FACTORS
 
 
@@ -89,8 +89,8 @@ def pruner_of(text: str) -> Pruner:
 def should_prune(sweep: Sweep, trial: Trial, trials: Sequence[Trial]) -> bool:
     """Return True if a running trial is to be stopped, as of its latest validation.
 
-    Trials with other batch sizes are compared at equal clips seen, not at equal steps. The config
-    untouched, the repetitions of the best, and pruned trials that were taken up again always run to
+    Trials with different batch sizes are compared at equal numbers of clips, not of steps. The
+    config untouched, the repetitions of the best, and pruned trials that were resumed always run to
     their end.
     """
     settings = sweep.settings
@@ -111,30 +111,30 @@ def should_prune(sweep: Sweep, trial: Trial, trials: Sequence[Trial]) -> bool:
             sampler=optuna.samplers.RandomSampler(0),
         )
         others = {other.number: other for other in trials if other.number != trial.number}
-        asked = [study.ask() for _ in range(max([trial.number, *others]) + 1)]
-        running = asked[trial.number]
-        for number, replayed in enumerate(asked):
+        replays = [study.ask() for _ in range(max([trial.number, *others]) + 1)]
+        running = replays[trial.number]
+        for number, replayed in enumerate(replays):
             if number == trial.number:
                 continue
             if (other := others.get(number)) is None or not _is_compared(other):
                 study.tell(replayed, state=optuna.trial.TrialState.FAIL)
             else:
                 _replay(study, replayed, other, trial, has_rungs=pruner.has_rungs)
-        # The best so far, but patience needs to see a value that got worse.
-        shown = [best for _, best in trial.curve]
-        if pruner.name == "patient" and len(trial.values) == len(shown):
-            shown = list(trial.values)
-        for rung, value in enumerate(shown, 1):
+        # Report the best value so far. Only "patient" must see values that got worse.
+        reported = [best for _, best in trial.curve]
+        if pruner.name == "patient" and len(trial.values) == len(reported):
+            reported = list(trial.values)
+        for rung, value in enumerate(reported, 1):
             running.report(value, rung)
-            if pruner.has_rungs and rung < len(shown):
+            if pruner.has_rungs and rung < len(reported):
                 running.should_prune()  # enters the trial in the rung
         return bool(running.should_prune())
 
 
 def _is_compared(trial: Trial) -> bool:
-    """Return True for trials that may say something about others."""
-    is_on_its_way = trial.state in ("complete", "pruned", "running", "waiting")
-    return is_on_its_way and trial.kind != "seed" and bool(trial.curve)
+    """Return True for trials whose values others are compared with."""
+    has_not_failed = trial.state in ("complete", "pruned", "running", "waiting")
+    return has_not_failed and trial.kind != "seed" and bool(trial.curve)
 
 
 def _replay(
@@ -183,23 +183,23 @@ def _optuna_pruner(
     complete = [one for one in trials if one.state == "complete" and one.kind != "seed"]
     if not complete:
         return None
-    # Of the first one always, so that a trial stays in its bracket.
+    # Always the number of the first complete trial, so that a trial stays in its bracket.
     clips = min(complete, key=lambda one: one.number).curve[-1][0]
     validations = round(clips * len(trial.curve) / max(trial.curve[-1][0], 1))
     return pruners.HyperbandPruner(first, max(validations, first), factor)
 
 
 def value_at(trial: Trial, clips: int, batch_size: int) -> float | None:
-    """The best value of a trial once it had seen `clips`; None if it has not seen as many.
+    """The best value of a trial after `clips` clips; None if it has not seen as many.
 
-    The last batch of an epoch is filled up, so that two batch sizes give ends of epochs that differ
-    by up to a batch.
+    `batch_size`: of the trial that it is compared with. The last batch of an epoch is padded, so
+    with two batch sizes the counts at the end of an epoch differ by up to a batch.
     """
     tolerance = max(batch_size, trial.batch_size)
-    seen = [best for at, best in trial.curve if at <= clips + tolerance]
-    if not seen or trial.curve[-1][0] < clips - tolerance:
+    until_then = [best for count, best in trial.curve if count <= clips + tolerance]
+    if not until_then or trial.curve[-1][0] < clips - tolerance:
         return None
-    return seen[-1]
+    return until_then[-1]
 
 
 def _number(text: str) -> float:

@@ -24,21 +24,22 @@ WORKDIR = "runs/best"  # of the command that trains the winner
 def winning_flags(sweep: Sweep, trial: Trial, workdir: str = WORKDIR) -> list[str]:
     """The flags of `signvit train` that train a trial again.
 
-    By the names that the sweep was started with; if these give another config by now, because a
-    file was changed or a preset is of a later release, by the config that the sweep has kept.
+    They name the config and the overrides that the sweep was started with. If these give another
+    config by now, because a file was changed or a preset is of a later release, they name the
+    config that the sweep has stored.
     """
     settings = sweep.settings
-    given = [
+    config_flags = [
         f"--config={settings.config}",
         *(f"--config.{key}={value}" for key, value in settings.overrides),
     ]
     try:
-        unchanged = with_absolute_paths(load_config(settings.config, settings.overrides))
-        if unchanged != sweep.base:
-            given = [f"--config={sweep.config_file}"]
+        config_now = with_absolute_paths(load_config(settings.config, settings.overrides))
+        if config_now != sweep.base:
+            config_flags = [f"--config={sweep.config_file}"]
     except (SignVitError, OSError):
-        given = [f"--config={sweep.config_file}"]
-    return [*given, *override_flags(trial.parameters), f"--workdir={workdir}"]
+        config_flags = [f"--config={sweep.config_file}"]
+    return [*config_flags, *override_flags(trial.parameters), f"--workdir={workdir}"]
 
 
 def winning_command(sweep: Sweep, trial: Trial, workdir: str = WORKDIR) -> str:

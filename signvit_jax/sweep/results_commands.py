@@ -1,4 +1,4 @@
-"""What a sweep has found: `signvit sweep status`, `best` and `export`."""
+"""The results of a sweep: `signvit sweep status`, `best` and `export`."""
 
 import argparse
 import os

@@ -1,7 +1,7 @@
-"""What to try next, and which keys matter: by Optuna, from the trials' files.
+"""Which values to try next, and which keys matter: by Optuna, from the trials' files.
 
-Optuna holds no state: its study is made in memory from the table of trials each time. Everything
-here is a function of that table and of the sweep's seed.
+Optuna holds no state: each time a study is created in memory from the table of trials. All
+functions depend only on that table and on the sweep's seed.
 """
 
 import contextlib
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     import optuna
 
 SAMPLERS = ("tpe", "qmc", "random", "grid")
-# Of Optuna's, why one is not here.
+# Samplers of Optuna that are not offered, and why.
 _NOT_OFFERED = {
     "cmaes": "it needs the package cmaes, and keeps its state as a pickle in Optuna's storage, "
     "which a sweep does not have",
@@ -32,7 +32,7 @@ _NOT_OFFERED = {
     "nsgaiii": "it is for several metrics at once, and a sweep compares one",
     "brute_force": "it is called grid here",
 }
-_RANDOM_FIRST = 10  # trials before TPE has enough to go by
+_RANDOM_FIRST = 10  # the first trials are random; TPE learns from them
 _LEAST_FOR_IMPORTANCE = 4
 
 log = logging.getLogger(__name__)
@@ -47,10 +47,9 @@ def next_parameters(sweep: Sweep, trials: Sequence[Trial], number: int) -> dict[
     if not any(trial.kind == "base" for trial in trials):
         return {}
     if settings.sampler == "grid":
-        seen = [trial.parameters for trial in trials if trial.kind == "search"]
-        base = base_values(sweep)
-        left = (point for point in grid(settings.space) if point not in seen and point != base)
-        return next(left, None)
+        tried = [trial.parameters for trial in trials if trial.kind == "search"]
+        tried.append(base_values(sweep))
+        return next((point for point in grid(settings.space) if point not in tried), None)
     import optuna
 
     with quiet_optuna():
@@ -68,8 +67,8 @@ def next_parameters(sweep: Sweep, trials: Sequence[Trial], number: int) -> dict[
                 constant_liar=True,
             )
         study = study_of(sweep, trials, sampler)
-        asked = study.ask({d.key: distribution_of(d) for d in settings.space})
-        return {d.key: _rounded(d, asked.params[d.key]) for d in settings.space}
+        suggested = study.ask({d.key: distribution_of(d) for d in settings.space})
+        return {d.key: _rounded(d, suggested.params[d.key]) for d in settings.space}
 
 
 def _quasi_random(settings: Settings, count: int) -> dict[str, Value]:
@@ -79,11 +78,13 @@ def _quasi_random(settings: Settings, count: int) -> dict[str, Value]:
     distributions = {d.key: distribution_of(d) for d in settings.space}
     sampler = optuna.samplers.QMCSampler(scramble=True, seed=settings.seed)
     study = optuna.create_study(sampler=sampler)
-    # The sampler takes the space from the first trial, and counts those that were asked for.
+    # The sampler takes the space from the first trial; each later `ask` gives the next point.
     known = {d.key: d.extremes[0] for d in settings.space}
     study.add_trial(optuna.trial.create_trial(value=0.0, params=known, distributions=distributions))
-    asked = [study.ask(distributions) for _ in range(count + 1)][-1]
-    return {d.key: _rounded(d, asked.params[d.key]) for d in settings.space}
+    for _ in range(count):
+        study.ask(distributions)
+    suggested = study.ask(distributions)
+    return {d.key: _rounded(d, suggested.params[d.key]) for d in settings.space}
 
 
 def base_values(sweep: Sweep) -> dict[str, Value]:
@@ -98,7 +99,7 @@ def base_values(sweep: Sweep) -> dict[str, Value]:
 
 
 def check_sampler(settings: Settings) -> None:
-    """Raise UsageError for an unknown sampler, a missing package, and a grid of what has none."""
+    """Raise UsageError for an unknown sampler, a missing package, or a space without a grid."""
     if (name := settings.sampler) not in SAMPLERS:
         reason = f"{_NOT_OFFERED[name]}; " if name in _NOT_OFFERED else ""
         allowed = f"{', '.join(SAMPLERS)}{did_you_mean(name, SAMPLERS)}"
@@ -109,9 +110,9 @@ def check_sampler(settings: Settings) -> None:
 
 
 def importance(sweep: Sweep, trials: Sequence[Trial]) -> dict[str, float]:
-    """How much each searched key decides whether a trial is among the best tenth, in shares of 1.
+    """The shares with which the searched keys decide whether a trial is among the best tenth.
 
-    By PED-ANOVA (Watanabe et al. 2023); {} with fewer than four complete trials.
+    By PED-ANOVA (Watanabe et al. 2023). They add up to 1. {} with fewer than four complete trials.
     """
     complete = [t for t in trials if t.state == "complete" and t.kind != "seed"]
     if len(complete) < _LEAST_FOR_IMPORTANCE:

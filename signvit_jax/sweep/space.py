@@ -79,23 +79,29 @@ def dimension_of(key: str, spec: object, base: Config) -> Dimension:
     if len(parts) == 1 and not is_log:
         is_text = isinstance(flat[key], str)
         return _choices(key, [part if is_text else literal(part) for part in text.split(",")])
-    numbers = [literal(part) for part in parts]
-    if (
-        len(numbers) not in ((2,) if is_log else (2, 3))
-        or not all(isinstance(n, int | float) and not isinstance(n, bool) for n in numbers)
-        or not all(math.isfinite(float(str(n))) for n in numbers)
-    ):
+    numbers = _range_numbers(parts, (2,) if is_log else (2, 3))
+    if numbers is None:
         raise UsageError(f"--search.{key}={text}: allowed: {_FORMS}")
-    low, high, *rest = (float(str(number)) for number in numbers)
-    integer = isinstance(flat[key], int) and not isinstance(flat[key], bool)
-    step = rest[0] if rest else 0.0
+    low, high, step = (*numbers, 0.0)[:3]
     if low >= high or (is_log and low <= 0) or step < 0:
         raise UsageError(
             f"--search.{key}={text}: LOW must be below HIGH, STEP above 0, and LOW above 0 with log"
         )
+    integer = isinstance(flat[key], int) and not isinstance(flat[key], bool)
     if integer and not all(number.is_integer() for number in (low, high, step)):
         raise UsageError(f"--search.{key}={text}: {key} takes integers")
     return Dimension(key, (), low, high, step, is_log, integer)
+
+
+def _range_numbers(parts: Sequence[str], counts: Sequence[int]) -> list[float] | None:
+    """The numbers of a range; None if one is not finite, or their count is not among `counts`."""
+    numbers: list[float] = []
+    for part in parts:
+        value = literal(part)
+        if not isinstance(value, int | float) or isinstance(value, bool):
+            return None
+        numbers.append(float(str(value)))  # inf for an integer that is too large
+    return numbers if len(numbers) in counts and all(map(math.isfinite, numbers)) else None
 
 
 def _choices(key: str, values: Sequence[object]) -> Dimension:
@@ -129,15 +135,15 @@ def space_of_file(path: Path) -> dict[str, object]:
     module = importlib.util.module_from_spec(spec)
     try:
         spec.loader.exec_module(module)
-        found = module.get_space()
+        space = module.get_space()
     except Exception as error:
         raise UsageError(
             f"{path} cannot be run as a space (a file that defines get_space()): "
             f"{type(error).__name__}: {error}"
         ) from error
-    if not isinstance(found, Mapping) or not found:
+    if not isinstance(space, Mapping) or not space:
         raise UsageError(f'get_space() of {path} must return a dict such as {{"KEY": "log:1:9"}}')
-    return {str(key): value for key, value in found.items()}
+    return {str(key): value for key, value in space.items()}
 
 
 def with_values(base: Config, parameters: Parameters) -> Config:
@@ -200,7 +206,10 @@ def _corners(space: Sequence[Dimension]) -> Iterator[dict[str, Value]]:
 
 
 def grid(space: Sequence[Dimension]) -> list[dict[str, Value]]:
-    """Every combination of choices and stepped numbers. Raises UsageError for a range without."""
+    """Every combination of choices and stepped numbers.
+
+    Raises UsageError for a range without steps.
+    """
     axes: list[list[Value]] = []
     for dimension in space:
         if not dimension.choices and not dimension.step and not dimension.integer:

@@ -1,7 +1,7 @@
 """The folder of a sweep: its settings, and the trials as they are on the disk.
 
-`sweep.json` are the settings, `config.py` is the config with nothing searched, `trials/0007` the
-workdir of a trial. `trial.json` and `result.json` are each written once; what a trial is doing
+`sweep.json` has the settings, `config.py` the config with nothing searched; `trials/0007` is the
+workdir of a trial. `trial.json` and `result.json` are each written once; the state of a trial
 follows from them and from its claims.
 """
 
@@ -28,8 +28,9 @@ log = logging.getLogger(__name__)
 
 FORMAT = 1
 TRIAL, RESULT = "trial.json", "result.json"
-NEVER_PRUNED = "never_pruned"  # beside them: of a pruned trial that was taken up again
-# States that a result records. A trial without a result is "running" (held) or "waiting".
+NEVER_PRUNED = "never_pruned"  # an empty file beside them, for a pruned trial that was resumed
+# States that a result records. A trial without a result is "running" if a worker holds a claim on
+# it, else "waiting".
 FINISHED = ("complete", "pruned", "failed", "out_of_memory", "invalid")
 
 
@@ -45,9 +46,9 @@ class Settings:
     config. `trials`: largest number of trials, with that of the config untouched. `seeds`:
     repetitions of the best at the end. `lease_seconds`: time after which a claim that is not
     renewed has lapsed. `attempts`: number of attempts without progress after which a trial has
-    failed. `hours`, `patience`: 0 = no limit. `keep`: whose checkpoints stay, "best" or "all".
-    `pruner`: as `pruning.pruner_of` reads it. `prune_after`: validations of a trial during which it
-    is never stopped.
+    failed. `hours`, `patience`: 0 = no limit. `keep`: which trials keep their checkpoints, "best"
+    or "all". `pruner`: as `pruning.pruner_of` reads it. `prune_after`: number of validations before
+    a trial can be stopped.
     """
 
     config: str
@@ -81,10 +82,11 @@ class Settings:
 class Trial:
     """A trial as it is on the disk.
 
-    `kind`: "base" (the config untouched), "search" or "seed" (the best again). `parameters`: values
-    that differ from the config. `curve`: (clips seen, best value of the metric so far) for each
-    validation, `values`: the values themselves, as far as metrics.csv has them. `step`: the last
-    one of the metrics. `is_spared`: it was taken up again, and is not pruned once more.
+    `kind`: "base" (the config untouched), "search" or "seed" (the best again with another seed).
+    `parameters`: values that differ from the config. `curve`: (clips seen, best value of the metric
+    so far) for each validation, `values`: the values themselves, as far as metrics.csv has them.
+    `step`: the last step in metrics.csv. `is_spared`: the trial was pruned and then resumed, so it
+    is not pruned a second time.
     """
 
     number: int
@@ -159,18 +161,26 @@ class Sweep:
 
     @classmethod
     def create(cls, folder: Path, settings: Settings, base: Config) -> "Sweep":
-        """Make a sweep, or open the one that is there if its settings are the same.
+        """Make a sweep, or open an existing one if its settings are the same.
 
-        Its limits (`trials`, `hours`, `patience`, `seeds`, `keep`) may be others: they are taken
-        over. Raises SweepError for other differences, OSError.
+        Some settings (`may_change` below) may differ, and the new values are stored. Raises
+        SweepError for other differences, OSError.
         """
         (folder / "trials").mkdir(parents=True, exist_ok=True)
         if (folder / "sweep.json").exists():
             earlier = cls.open(folder).settings
-            limits = {"trials", "hours", "patience", "seeds", "keep", "attempts", "lease_seconds"}
+            may_change = {
+                "trials",
+                "hours",
+                "patience",
+                "seeds",
+                "keep",
+                "attempts",
+                "lease_seconds",
+            }
             for field in dataclasses.fields(Settings):
                 before, now = getattr(earlier, field.name), getattr(settings, field.name)
-                if before != now and field.name not in limits:
+                if before != now and field.name not in may_change:
                     raise SweepError(
                         f"--sweep={folder} was begun with {field.name} {_shown(before)}, not "
                         f"{_shown(now)}; give the same, or another folder"
@@ -191,8 +201,9 @@ class Sweep:
 
     def read(self, now: float) -> list[Trial]:
         """Every trial, by number. `now` is from `server_time`. Raises OSError."""
-        found = (self._read_trial(path, now) for path in sorted(self.trials_folder.glob("[0-9]*")))
-        return [trial for trial in found if trial is not None]
+        paths = sorted(self.trials_folder.glob("[0-9]*"))
+        trials = [self._read_trial(path, now) for path in paths]
+        return [trial for trial in trials if trial is not None]
 
     def _read_trial(self, folder: Path, now: float) -> Trial | None:
         if not folder.name.isdecimal():
@@ -206,7 +217,7 @@ class Sweep:
         except UNREADABLE_JSON:
             if (folder / TRIAL).exists():
                 _rename_aside(folder / TRIAL)
-            # Its number stays taken, and it counts as a trial that gave nothing.
+            # Its number stays taken, and it counts as a failed trial.
             reason = f"{TRIAL} is missing or damaged"
             return Trial(number, "search", {}, folder, "failed", reason=reason)
         trial = Trial(
@@ -225,21 +236,20 @@ class Sweep:
             try:
                 state, reason = str(result["state"]), str(result["reason"])
                 if state in FINISHED:
-                    value = result["value"]
-                    found = None if value is None else float(value)
-                    points = tuple((int(clips), float(at)) for clips, at in result["curve"])
+                    value = None if result["value"] is None else float(result["value"])
+                    curve = tuple((int(clips), float(best)) for clips, best in result["curve"])
                     return dataclasses.replace(
-                        trial, state=state, reason=reason, value=found, curve=points
+                        trial, state=state, reason=reason, value=value, curve=curve
                     )
             except UNREADABLE_JSON:
                 pass
-            _rename_aside(folder / RESULT)  # the trial is taken up again from its checkpoint
+            _rename_aside(folder / RESULT)  # the trial is resumed from its checkpoint
         if trial.claims and is_held(trial.claims[-1], now, self.settings.lease_seconds):
             return dataclasses.replace(trial, state="running")
         return trial
 
     def with_metrics(self, trial: Trial) -> Trial:
-        """The trial with what its metrics.csv says now. Values that are not finite are left out."""
+        """The trial with the present content of its metrics.csv, without non-finite values."""
         metrics = read_metrics(trial.folder / "metrics.csv")
         last = max((steps[-1] for steps, _ in metrics.values() if steps), default=-1)
         curve: list[tuple[int, float]] = []
@@ -352,17 +362,16 @@ def best_of(settings: Settings, trials: Sequence[Trial]) -> Trial | None:
 def seeds_of(best: Trial | None, trials: Sequence[Trial]) -> list[Trial]:
     """The repetitions of a trial with other seeds.
 
-    A sweep that goes on after its seeds may find a better trial: those of the earlier one then say
-    nothing about the new one.
+    Repetitions of an earlier best trial are left out: the sweep may have found a better one since.
     """
     if best is None:
         return []
-    return [
-        trial
-        for trial in trials
-        if trial.kind == "seed"
-        and {k: v for k, v in trial.parameters.items() if k != "training.seed"} == best.parameters
-    ]
+
+    def repeats_best(trial: Trial) -> bool:
+        without_seed = {k: v for k, v in trial.parameters.items() if k != "training.seed"}
+        return trial.kind == "seed" and without_seed == best.parameters
+
+    return [trial for trial in trials if repeats_best(trial)]
 
 
 def override_flags(parameters: Mapping[str, Value]) -> list[str]:
@@ -389,7 +398,7 @@ def _read_json(path: Path) -> ParsedJson:
 
 
 def _rename_aside(path: Path) -> None:
-    """Rename a damaged file, and say so."""
+    """Rename a damaged file, and log the new name."""
     try:
         place = _rename_numbered(path, "damaged")
         log.warning("%s is damaged and was set aside as %s", path, place.name)
@@ -397,10 +406,10 @@ def _rename_aside(path: Path) -> None:
         log.warning("%s is damaged and could not be set aside: %s", path, error.strerror)
 
 
-def _rename_numbered(path: Path, what: str) -> Path:
-    """Rename a file to NAME.WHAT-N. Raises OSError."""
-    earlier = len(list(path.parent.glob(f"{path.name}.{what}-*")))
-    place = path.with_name(f"{path.name}.{what}-{earlier + 1}")
+def _rename_numbered(path: Path, state: str) -> Path:
+    """Rename a file to NAME.STATE-N. Raises OSError."""
+    earlier = len(list(path.parent.glob(f"{path.name}.{state}-*")))
+    place = path.with_name(f"{path.name}.{state}-{earlier + 1}")
     path.rename(place)
     return place
 

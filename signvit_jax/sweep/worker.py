@@ -1,7 +1,7 @@
-"""A worker of a sweep: takes trials, trains each in a process of its own, and records the end.
+"""A worker of a sweep: takes trials, trains each in a separate process, and records its end.
 
-Any number of workers may share a sweep, on any hosts with the same file system. All they know of
-each other is in the folder. A worker that is killed leaves a trial with a checkpoint; after the
+Any number of workers may share a sweep, on any hosts with the same file system. They communicate
+only through the sweep's folder. A worker that is killed leaves a trial with a checkpoint; after the
 lease has lapsed another worker resumes it.
 """
 
@@ -95,7 +95,7 @@ class Worker:
         self._stop_signal = number
 
     def _work_once(self) -> bool:
-        """Do the next thing there is to do; False if the sweep is finished."""
+        """Resume a waiting trial, begin a new one, or wait; False if the sweep is finished."""
         sweep = self.sweep
         now = server_time(sweep.folder)
         trials = sweep.read(now)
@@ -106,42 +106,46 @@ class Worker:
                     f"{trial.folder / _LOG} says more; repair it and give the same "
                     "`signvit sweep run` again"
                 )
-            if trial.state == "waiting":
-                if trial.fruitless_attempts >= sweep.settings.attempts:
-                    sweep.write_result(
-                        trial,
-                        "failed",
-                        trial.reason or f"{trial.fruitless_attempts} attempts made no progress",
-                    )
-                    return True
-                claim = make_claim(trial.folder, len(trial.claims) + 1, trial.step)
-                if claim is not None:
-                    self._train_trial(dataclasses.replace(trial, claims=(*trial.claims, claim)))
-                    return True
-        wanted = next_trial(sweep, trials, now)
-        if wanted is not None:
-            kind, parameters = wanted
+            if trial.state == "waiting" and self._resume(trial):
+                return True
+        upcoming = next_trial(sweep, trials, now)
+        if upcoming is not None:
             number = max((trial.number for trial in trials), default=-1) + 1
-            claim = sweep.add_trial(number, kind, parameters)
-            if claim is not None:
-                folder = claim.path.parent
-                size = parameters.get("training.batch_size", sweep.base.training.batch_size)
-                self._train_trial(
-                    Trial(
-                        number,
-                        kind,
-                        dict(parameters),
-                        folder,
-                        "running",
-                        claims=(claim,),
-                        batch_size=int(size),
-                    )
-                )
+            self._begin(number, *upcoming)
             return True
         if all(trial.is_finished for trial in trials):
             return False
         self._sleep(self._idle_seconds)  # others may be killed, and their trials need a worker
         return True
+
+    def _resume(self, trial: Trial) -> bool:
+        """Train a waiting trial, or record that it failed; False if another worker claimed it."""
+        if trial.fruitless_attempts >= self.sweep.settings.attempts:
+            reason = trial.reason or f"{trial.fruitless_attempts} attempts made no progress"
+            self.sweep.write_result(trial, "failed", reason)
+            return True
+        claim = make_claim(trial.folder, len(trial.claims) + 1, trial.step)
+        if claim is None:
+            return False
+        self._train_trial(dataclasses.replace(trial, claims=(*trial.claims, claim)))
+        return True
+
+    def _begin(self, number: int, kind: str, parameters: dict[str, Value]) -> None:
+        """Make a trial and train it, unless another worker has made one with this number."""
+        claim = self.sweep.add_trial(number, kind, parameters)
+        if claim is None:
+            return
+        size = parameters.get("training.batch_size", self.sweep.base.training.batch_size)
+        trial = Trial(
+            number,
+            kind,
+            dict(parameters),
+            claim.path.parent,
+            "running",
+            claims=(claim,),
+            batch_size=int(size),
+        )
+        self._train_trial(trial)
 
     def _sleep(self, seconds: float) -> None:
         end = time.monotonic() + seconds
@@ -169,7 +173,10 @@ class Worker:
             self._record(sweep.with_metrics(trial), code, pruned=pruned)
 
     def _follow(self, trial: Trial, holding: Holding) -> tuple[int, bool]:
-        """Run the training command to its end; return its exit code, and whether it was pruned."""
+        """Run the training command until it ends or is to be stopped.
+
+        Returns its exit code, and whether the trial was pruned.
+        """
         command = [
             *(sys.executable, "-P", str(_LAUNCHER), str(os.getpid())),
             *self._train,
@@ -207,7 +214,7 @@ class Worker:
                     process.wait()
 
     def _end(self, process: "subprocess.Popen[bytes]") -> int:
-        """Let the run save and end."""
+        """Stop the run, with time to save a checkpoint; return its exit code."""
         process.send_signal(signal.SIGTERM)
         with contextlib.suppress(subprocess.TimeoutExpired):
             return process.wait(_SECONDS_TO_SAVE)
@@ -215,7 +222,7 @@ class Worker:
         return process.wait()
 
     def _record(self, trial: Trial, code: int, *, pruned: bool) -> None:
-        """Record how a trial ended, or leave it to the next attempt."""
+        """Record how a trial ended, or leave it to another attempt."""
         sweep, metric = self.sweep, self.sweep.settings.metric
         message = _last_line(trial.folder / _LOG)
         if self._stop_signal and code != DONE:
@@ -273,8 +280,8 @@ def next_trial(
 ) -> tuple[str, dict[str, Value]] | None:
     """The kind and the values of the trial to begin; None if there is none, or none yet.
 
-    A function of the table: of two workers that ask at the same time only one can make the trial,
-    and the other asks again.
+    The result depends only on the table of trials. If two workers call this at the same time, only
+    one of them can make the trial, and the other calls it again.
     """
     settings = sweep.settings
     searched = [trial for trial in trials if trial.kind != "seed"]

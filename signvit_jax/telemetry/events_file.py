@@ -1,6 +1,6 @@
 """TensorBoard events, written record by record in the calling thread.
 
-`tensorboardX.SummaryWriter` hands its records to a thread of its own through a bounded queue. That
+`tensorboardX.SummaryWriter` passes its records to a separate thread through a bounded queue. That
 thread ends at the first disk error, the queue fills, and the next `add_scalar` never returns.
 """
 

@@ -29,8 +29,8 @@ class TracedSteps:
     @classmethod
     def parse(cls, text: str) -> "TracedSteps":
         """Parse text such as "10:14" or "5". Raises argparse.ArgumentTypeError."""
-        found = re.fullmatch(r"(\d+)(?::(\d+))?", text, re.ASCII)
-        numbers = [int(number) for number in found.groups() if number] if found else []
+        match = re.fullmatch(r"(\d+)(?::(\d+))?", text, re.ASCII)
+        numbers = [int(number) for number in match.groups() if number] if match else []
         if len(numbers) == 1 and numbers[0] >= 1:
             return cls(count=numbers[0])
         if len(numbers) == 2 and 1 <= numbers[0] <= numbers[1]:
@@ -48,13 +48,13 @@ class TracedSteps:
 
 
 class StepTrace:
-    """A trace of the wanted steps in `folder`, one file for each process.
+    """A trace of `traced` steps in `folder`, one file for each process.
 
-    Does nothing if `wanted` is None.
+    Does nothing if `traced` is None.
     """
 
-    def __init__(self, wanted: TracedSteps | None, steps_done: int, folder: Path):
-        self._first, self._last = wanted.within(steps_done) if wanted else (-1, -1)
+    def __init__(self, traced: TracedSteps | None, steps_done: int, folder: Path):
+        self._first, self._last = traced.within(steps_done) if traced else (-1, -1)
         self._folder = folder
         self._running = False
         self._observer = Observer(folder)
@@ -75,7 +75,7 @@ class StepTrace:
             yield
 
     def done(self, number: int, result: PyTree) -> None:
-        """Stop after the last wanted step; waits for its result, so that the trace is complete."""
+        """Stop after the last traced step; waits for its result, so that the trace is complete."""
         if self._running and number >= self._last:
             jax.block_until_ready(result)
             self._stop()

@@ -1,8 +1,8 @@
 """Experiment trackers: a run's metrics and config in W&B, MLflow or trackio, with --tracker.
 
-A tracker may be slow, or its server away, so it runs in a thread of its own: training never waits
-for it and never ends by it. It is given the numbers of metrics.csv and the config without local
-paths; no clip, no text and no weights.
+A tracker may be slow, or its server may not answer, so it runs in a separate thread: training never
+waits for it and never ends because of it. It gets the numbers of metrics.csv and the config without
+local paths, but no clips, no texts and no weights.
 """
 
 import contextlib
@@ -29,13 +29,13 @@ log = logging.getLogger(__name__)
 PROJECT = "signvit_jax"  # unless the tracker's own environment variable names another
 _MAX_WAITING = 10_000  # rows that may wait for the thread
 _SECONDS_TO_FINISH = 60.0  # longest wait for a tracker at the end of a run
-_MLFLOW_PARAMS = 100  # most parameters that MLflow takes in one call
+_MLFLOW_PARAMS = 100  # most parameters that MLflow accepts in one call
 _LOGIN_SECONDS = 30  # longest wait of W&B for a login
 _ids_lock = threading.Lock()  # the trackers of a run write their ids into one file
 
 
 class TrackedRun(NamedTuple):
-    """What a tracker is told of a run. `id` is what the tracker called it at its first start."""
+    """The facts of a run that a tracker gets. `id` is the tracker's, from the run's first start."""
 
     name: str
     folder: Path
@@ -68,7 +68,7 @@ class Tracker(Protocol):
 
 
 class WandbTracker:
-    """W&B (wandb). WANDB_PROJECT, WANDB_MODE=offline and the like are its own."""
+    """W&B (wandb), which reads WANDB_PROJECT, WANDB_MODE=offline and the like."""
 
     def __init__(self, run: TrackedRun):
         wandb = _import("wandb")
@@ -92,7 +92,7 @@ class WandbTracker:
 
 
 class MlflowTracker:
-    """MLflow. MLFLOW_TRACKING_URI and MLFLOW_EXPERIMENT_NAME are its own."""
+    """MLflow, which reads MLFLOW_TRACKING_URI; MLFLOW_EXPERIMENT_NAME replaces PROJECT."""
 
     _last_step = 0
 
@@ -128,7 +128,7 @@ class MlflowTracker:
 
 
 class TrackioTracker:
-    """trackio, which keeps its runs on this machine unless it is told otherwise."""
+    """trackio, which by default keeps its runs on this machine."""
 
     _last_step = 0
 
@@ -147,7 +147,7 @@ class TrackioTracker:
         self._run.log(dict(values), step=step)
 
     def finish(self, end: RunEnd) -> None:
-        # trackio has no summary of a run, and no state of its end.
+        # trackio stores neither a summary of a run nor how it ended.
         if end.summary:
             self._run.log(dict(end.summary), step=self._last_step)
         self._run.finish()
@@ -173,7 +173,7 @@ def tracker_names(text: str) -> tuple[str, ...]:
 
 
 class BackgroundTracker:
-    """A tracker in a thread of its own, which opens it for the first metrics."""
+    """A tracker in a separate thread, which opens it for the first metrics."""
 
     def __init__(self, name: str, run: TrackedRun, ids_file: Path):
         """`ids_file` keeps the ids of the run for when it resumes, by tracker."""
@@ -200,7 +200,7 @@ class BackgroundTracker:
             self._dropped += 1
 
     def close(self, end: RunEnd) -> None:
-        """Wait until all is sent, but not for a tracker that hangs; log what it lacks."""
+        """Wait until all is sent, but not for a tracker that hangs; log how many rows are lost."""
         latest = time.monotonic() + _SECONDS_TO_FINISH
         with contextlib.suppress(queue.Full):
             self._waiting.put(end, timeout=_SECONDS_TO_FINISH)
@@ -245,7 +245,7 @@ class BackgroundTracker:
 def open_trackers(
     names: Sequence[str], run_name: str, folder: Path, config: Mapping[str, object]
 ) -> list[BackgroundTracker]:
-    """Open the trackers of a run; `trackers.json` in its folder keeps what they call it."""
+    """Open the trackers of a run; `trackers.json` in its folder keeps their ids of it."""
     run = TrackedRun(run_name, folder, config, None)
     return [BackgroundTracker(name, run, folder / "trackers.json") for name in names]
 

@@ -344,9 +344,9 @@ def _learn_words(
         (word for word, count in counts.items() if count >= min_frequency),
         key=lambda word: (-counts[word], word),
     )
-    room = None if vocab_size is None else vocab_size - len(_LEARNED_SPECIALS)
-    kept = by_frequency[:room]
-    vocabulary = {token: i for i, token in enumerate((*_LEARNED_SPECIALS, *kept))}
+    max_words = None if vocab_size is None else vocab_size - len(_LEARNED_SPECIALS)
+    entries = (*_LEARNED_SPECIALS, *by_frequency[:max_words])
+    vocabulary = {token: i for i, token in enumerate(entries)}
     backend = tokenizers.Tokenizer(models.WordLevel(vocabulary, unk_token=_LEARNED_SPECIALS[3]))
     backend.pre_tokenizer = splitter
     return backend

@@ -39,11 +39,12 @@ def has_unspaced(text: str) -> bool:
 def mostly_unspaced(texts: Iterable[str]) -> bool:
     """Return True if more than half of the units with a letter belong to scripts without spaces."""
     unspaced = spaced = 0
-    for unit in (unit for text in texts for unit in units(text)):
-        if _letter.match(unit):
-            unspaced += 1
-        elif any(map(str.isalpha, unit)):
-            spaced += 1
+    for text in texts:
+        for unit in units(text):
+            if _letter.match(unit):
+                unspaced += 1
+            elif any(map(str.isalpha, unit)):
+                spaced += 1
     return unspaced > spaced
 
 

@@ -10,8 +10,8 @@ import jax
 from signvit_jax.checkpoints.workdir import Workdir, WorkdirError
 from signvit_jax.config.errors import ConfigError
 from signvit_jax.config.schema import Config
-from signvit_jax.data.dataset import SignDataset, open_dataset
-from signvit_jax.data.pipeline import make_batches
+from signvit_jax.data.dataset import SignDataset, Split, open_dataset
+from signvit_jax.data.pipeline import BatchIterator, make_batches
 from signvit_jax.data.token_table import padded_text_length
 from signvit_jax.decoding.confidence import (
     Calibration,
@@ -54,16 +54,18 @@ class RunCalibration:
         validation = self._data.validation
         return Calibration(step, self._data.config.data.name, validation.name, 0, {}, self.lexicon)
 
-    def keep(self, found: Mapping[int, Mapping[str, Hypothesis]], step: int) -> None:
+    def keep(self, by_position: Mapping[int, Mapping[str, Hypothesis]], step: int) -> None:
         """Fit and write the scales, by the hypotheses of all validation clips.
 
-        `found`: position in the split -> decoder -> hypothesis, with the same decoders for each.
+        `by_position`: position in the split -> decoder -> hypothesis; every clip has the same
+        decoders.
         """
         data, config = self._data, self._data.config
-        if not self.is_kept or not found or jax.process_index() != 0:
+        if not self.is_kept or not by_position or jax.process_index() != 0:
             return
         pairs = [
-            (data.validation.index[position], hypotheses) for position, hypotheses in found.items()
+            (data.validation.index[position], hypotheses)
+            for position, hypotheses in by_position.items()
         ]
         try:
             calibration = fit(
@@ -119,22 +121,12 @@ def calibrated(
         list(dict.fromkeys([*decoders, "ctc"])),
         **dataclasses.asdict(dataclasses.replace(config.inference, min_confidence=0.0)),
     )
-    devices = predictor.mesh.size
-    batches = make_batches(
-        split,
-        model.tokenizer,
-        config,
-        batch_size=-(-config.inference.batch_size // devices) * devices,
-        training=False,
-        text_length=padded_text_length(split, model.tokenizer, config.model.decoder.max_len),
-        process_index=jax.process_index(),
-        process_count=jax.process_count(),
-    )
-    found = predictor.predict_split(model.weights, batches, should_stop, on_batch)
+    batches = _batches(split, model, config, predictor.mesh.size)
+    by_position = predictor.predict_split(model.weights, batches, should_stop, on_batch)
     if should_stop():
         return None
     calibration = fit(
-        [(split.index[position], hypotheses) for position, hypotheses in found.items()],
+        [(split.index[position], hypotheses) for position, hypotheses in by_position.items()],
         decoders,
         spells_glosses=model.gloss_tokenizer is not None,
         lexicon=lexicon,
@@ -148,6 +140,20 @@ def calibrated(
     if jax.process_index() == 0:
         model.workdir.write_text(model.workdir.calibration_json, to_json(calibration))
     return dataclasses.replace(model, calibration=calibration)
+
+
+def _batches(split: Split, model: TrainedModel, config: Config, devices: int) -> BatchIterator:
+    """Return the clips of a split in batches that the devices can share."""
+    return make_batches(
+        split,
+        model.tokenizer,
+        config,
+        batch_size=-(-config.inference.batch_size // devices) * devices,
+        training=False,
+        text_length=padded_text_length(split, model.tokenizer, config.model.decoder.max_len),
+        process_index=jax.process_index(),
+        process_count=jax.process_count(),
+    )
 
 
 def _training_lexicon(

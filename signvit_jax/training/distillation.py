@@ -90,8 +90,8 @@ def load_teacher(
 def _teacher_on_resume(now: TrainedModel, before: TeacherIdentity) -> TrainedModel:
     """Return the checkpoint that the run began with, if the workdir of `now` has it.
 
-    If it has not: raise ConfigError if it is the workdir of then; return `now`, with a warning, if
-    the user has named another.
+    If not: return `now`, with a warning, if it is in another workdir, which the user has named.
+    Raise ConfigError if it is in the same workdir.
     """
     path = now.workdir.path
     if before.step in CheckpointReader(now.workdir.checkpoints).steps():
@@ -133,11 +133,11 @@ def check_teacher(trained: TrainedModel, config: Config, data: RunData) -> None:
             "allowed: one"
         )
     for key in ("name", *SHARED_KEYS):
-        wanted, found = getattr(teacher_config.data, key), getattr(config.data, key)
-        if found != wanted:
+        value, teacher_value = getattr(config.data, key), getattr(teacher_config.data, key)
+        if value != teacher_value:
             raise ConfigError(
-                f"teacher and student must see the same clips, but config.data.{key} is {found!r} "
-                f"and {wanted!r} in {name}; set it to that"
+                f"teacher and student must see the same clips, but config.data.{key} is {value!r} "
+                f"and {teacher_value!r} in {name}; set it to that"
             )
     for kind, student, teacher in (
         ("tokens", data.vocabularies.text, trained.tokenizer),
@@ -150,22 +150,19 @@ def check_teacher(trained: TrainedModel, config: Config, data: RunData) -> None:
                 "the same; use the teacher's config.tokenizer, config.model.ctc.target and "
                 "training split, or train a teacher on this data set"
             )
-    found_model, wanted_model = config.model, teacher_config.model
-    uses_queries = "queries" in (wanted_model.ctc.source, wanted_model.decoder.memory)
-    for key, found, wanted, matters in (
-        ("model.ctc.source", found_model.ctc.source, wanted_model.ctc.source, True),
-        ("model.decoder.memory", found_model.decoder.memory, wanted_model.decoder.memory, True),
-        (
-            "model.temporal.num_queries",
-            found_model.temporal.num_queries,
-            wanted_model.temporal.num_queries,
-            uses_queries,
-        ),
-    ):
-        if matters and found != wanted:
+    model, teacher_model = config.model, teacher_config.model
+    pairs = {
+        "model.ctc.source": (model.ctc.source, teacher_model.ctc.source),
+        "model.decoder.memory": (model.decoder.memory, teacher_model.decoder.memory),
+    }
+    if "queries" in (teacher_model.ctc.source, teacher_model.decoder.memory):
+        numbers = model.temporal.num_queries, teacher_model.temporal.num_queries
+        pairs["model.temporal.num_queries"] = numbers
+    for key, (value, teacher_value) in pairs.items():
+        if value != teacher_value:
             raise ConfigError(
-                f"the teacher's outputs do not fit the student's: config.{key} is {found!r} and "
-                f"{wanted!r} in {name}; set it to that"
+                f"the teacher's outputs do not fit the student's: config.{key} is {value!r} and "
+                f"{teacher_value!r} in {name}; set it to that"
             )
 
 

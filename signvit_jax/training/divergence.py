@@ -26,8 +26,8 @@ class StepWatch:
     """Log of the clips of skipped updates and of jumps of the loss, which ends a run that diverges.
 
     Reports stay on the device until `read`, so that the next step can be dispatched while the
-    device still works. `clip_name` gives the name of a clip by its number in the training split. Of
-    several processes each names the clips of its own rows.
+    device still works. `clip_name` returns the name of a clip by its number in the training split.
+    Each of several processes names the clips of its own rows.
     """
 
     def __init__(self, max_nonfinite: int, clip_name: Callable[[int], str]):
@@ -58,30 +58,39 @@ class StepWatch:
         for (step, index, _), (loss, finite, in_row) in zip(self._unread, values, strict=True):
             if finite:
                 self._skipped.clear()
-                if usual := self._spikes.jump(float(loss)):
-                    log.warning(
-                        "step %d: the loss jumped to %.4g from about %.4g; clips %s",
-                        step,
-                        loss,
-                        usual,
-                        self._names([index]),
-                    )
-                continue
-            self._skipped.append((step, index))
+                self._watch_loss(step, index, float(loss))
+            else:
+                self._watch_skipped(step, index, int(in_row))
+        self._unread.clear()
+
+    def _watch_loss(self, step: int, index: Int[np.ndarray, " b"], loss: float) -> None:
+        """Log a jump of the loss."""
+        if usual := self._spikes.jump(loss):
             log.warning(
-                "step %d: loss or gradient was not finite, the update was skipped; clips %s",
+                "step %d: the loss jumped to %.4g from about %.4g; clips %s",
                 step,
+                loss,
+                usual,
                 self._names([index]),
             )
-            if in_row >= self._max_nonfinite:
-                clips = self._names([clips for _, clips in self._skipped], complete=True)
-                raise TrainingDivergedError(
-                    f"{int(in_row)} updates in a row were not finite (loss or gradient was NaN or "
-                    "infinite) and were skipped; the last checkpoint is good. The clips of these "
-                    f"batches: {clips}. Halve config.training.encoder_lr, and check the data's "
-                    "normalization (config.data.mean, std)."
-                )
-        self._unread.clear()
+
+    def _watch_skipped(self, step: int, index: Int[np.ndarray, " b"], in_row: int) -> None:
+        """Log a skipped update. Raises TrainingDivergedError after too many in a row."""
+        self._skipped.append((step, index))
+        log.warning(
+            "step %d: loss or gradient was not finite, the update was skipped; clips %s",
+            step,
+            self._names([index]),
+        )
+        if in_row < self._max_nonfinite:
+            return
+        clips = self._names([clips for _, clips in self._skipped], complete=True)
+        raise TrainingDivergedError(
+            f"{in_row} updates in a row were not finite (loss or gradient was NaN or infinite) and "
+            f"were skipped; the last checkpoint is good. The clips of these batches: {clips}. "
+            "Halve config.training.encoder_lr, and check the data's normalization "
+            "(config.data.mean, std)."
+        )
 
     def _names(self, batches: list[Int[np.ndarray, " b"]], complete: bool = False) -> str:
         """List the clips, each once; padding rows (index -1) have no name."""

@@ -1,7 +1,7 @@
-"""Everything that watches the steps of a run, behind one object: before each step, after each step.
+"""Everything that watches the steps of a run, in one object that is called before and after each.
 
-Speed, goodput, the profiler's trace, skipped updates, the progress bar, metrics and the plot; the
-config, a clip and sample texts for TensorBoard.
+That is: speed, goodput, the profiler's trace, skipped updates, the progress bar, metrics and the
+plot; for TensorBoard also the config, a clip and sample texts.
 """
 
 import contextlib
@@ -36,7 +36,7 @@ _SECONDS_PER_PLOT = 60.0  # at least: drawing takes longer than an epoch of a sm
 
 
 class StepHooks:
-    """What watches the steps of one start of a run. Steps are counted from 1."""
+    """The watchers of the steps of one start of a run. Steps are counted from 1."""
 
     def __init__(
         self,
@@ -196,7 +196,7 @@ class StepHooks:
 
 
 def _markdown_table(samples: Sequence[tuple[str, str]]) -> str:
-    """A table of references and hypotheses. A bar or a line break within a text ends no cell."""
+    """A table of references and hypotheses, without bars and line breaks that would end a cell."""
     lines = ["| reference | greedy |", "|---|---|"]
     for texts in samples:
         cells = (" ".join(text.split()).replace("|", "\\|") for text in texts)

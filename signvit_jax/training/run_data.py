@@ -163,7 +163,7 @@ class RunData:
             )
 
     def _log_unknown_tokens(self) -> None:
-        """Warn of what the vocabularies lack in each split; skip a split that cannot be read."""
+        """Warn of words that the vocabularies lack in each split; skip a missing split."""
         names = dict.fromkeys((self.train.name, self.validation.name, self.config.data.test_split))
         for name in names:
             try:

@@ -69,9 +69,9 @@ class RunCheckpoints:
 
         The batches move to its data position. Raises CheckpointDamaged and CheckpointMismatch.
         """
-        wanted = self._programs.saved_state
+        target = self._programs.saved_state
         restored = self.store.restore(
-            wanted.params, _optimizer_items(wanted), wanted.ema, self._batches
+            target.params, _optimizer_items(target), target.ema, self._batches
         )
         if restored.meta["best"]["metric"] == self.best.metric:
             self.best = BestSoFar(**restored.meta["best"])
@@ -81,7 +81,7 @@ class RunCheckpoints:
         state = TrainState(
             params=restored.params,
             ema=restored.ema,
-            aux={name: items.pop(name) for name in wanted.aux},
+            aux={name: items.pop(name) for name in target.aux},
             thawed_at=self._restored_thawed_at(
                 restored.meta, restored.step, int(items["nonfinite_total"])
             ),
@@ -147,7 +147,7 @@ class RunCheckpoints:
 def fresh_state(programs: StepPrograms) -> TrainState:
     """Return a random state on the mesh.
 
-    The seed is an argument of the program. As a constant of it, XLA would draw the random numbers
+    The seed is an argument of the program. If it were a constant, XLA would draw the random numbers
     while it compiles, in an interpreter, and warn how slow that is.
     """
     seed = np.uint32(programs.config.training.seed % 2**32).astype(np.int32)  # the bits of a key
@@ -166,7 +166,7 @@ def with_converted_weights(
 def with_source_model(
     state: TrainState, source: SourceModel, data: RunData, programs: StepPrograms
 ) -> TrainState:
-    """Return a fresh state with what fits of another model, and log what that is.
+    """Return a fresh state with the parameters of another model that fit, and log which they are.
 
     Raises ConfigError for a model of another kind.
     """

@@ -195,7 +195,7 @@ def _evaluated_params(state: TrainState) -> PyTree:
 
 @contextlib.contextmanager
 def _metrics_closed(run: TrainingRun) -> Iterator[None]:
-    """Close the metrics at the end; trackers learn how it came, and the best validation."""
+    """Close the metrics at the end, with the outcome and the best validation for trackers."""
     outcome = "failed"
     try:
         yield
@@ -209,7 +209,7 @@ def _metrics_closed(run: TrainingRun) -> Iterator[None]:
 
 
 def _transfer_guard() -> contextlib.AbstractContextManager[None]:
-    """Refuse implicit transfers; several processes make some to assemble a batch of all."""
+    """Refuse implicit transfers, but not with several processes: a global batch needs some."""
     if jax.process_count() > 1:
         return contextlib.nullcontext()
     return jax.transfer_guard("disallow")
@@ -244,7 +244,7 @@ def _next_batch(batches: BatchIterator, num_workers: int) -> Batch:
 
 @contextlib.contextmanager
 def _exit_on_signal(stop: StopRequest, enabled: bool) -> Iterator[None]:
-    """While this is open and `enabled`, a signal ends the process at once, without saving."""
+    """If `enabled`, a signal within this context ends the process at once, without saving."""
     with stop.exit_immediately_on_signal() if enabled else contextlib.nullcontext():
         yield
 
@@ -311,7 +311,7 @@ def _log_start(run: TrainingRun, state: TrainState, *, finished: bool, eval_pend
 
 
 def _log_not_used(run: TrainingRun) -> None:
-    """Log the start that the config names and a workdir with converted weights does not use."""
+    """Warn that initial weights of the config are not used in a workdir with converted weights."""
     model = run.resolved.config.model
     for key, path in (
         ("model.init_from", model.init_from),

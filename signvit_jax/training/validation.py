@@ -25,7 +25,8 @@ from signvit_jax.training.step_programs import StepPrograms, device_batch
 
 log = logging.getLogger(__name__)
 
-PLATEAU_STEPS = 750  # in docs/learning.md CTC left the blank by then wherever it did at all
+# In the runs of docs/learning.md, CTC left the blank within this many steps, or never.
+PLATEAU_STEPS = 750
 _PLATEAU_SHARE = 0.95
 
 Hypotheses = dict[int, dict[str, Hypothesis]]  # position in the split -> decoder -> hypothesis
@@ -112,7 +113,7 @@ class ValidationPass:
         """
         training = self._config.training
         sums: dict[str, float] = {}
-        found: Hypotheses = {}
+        by_position: Hypotheses = {}
         for batch in self._data.validation_batches():
             self._consensus.poll()
             if self._consensus.stopping:
@@ -122,50 +123,50 @@ class ValidationPass:
             with signals():
                 part = jax.device_get(self._eval_step(params, device_batch(batch, self._mesh)))
                 sums = {name: sums.get(name, 0.0) + float(value) for name, value in part.items()}
-                if self._needs_hypotheses or len(found) < training.num_sample_predictions:
-                    found |= self._predictor.predict_split(params, [batch])
+                if self._needs_hypotheses or len(by_position) < training.num_sample_predictions:
+                    by_position |= self._predictor.predict_split(params, [batch])
         self.is_compiled = True
         metrics = self._losses(sums)
         if self._needs_hypotheses:
-            metrics |= self._quality(found)
+            metrics |= self._quality(by_position)
             if training.ctc_weight > 0.0:
-                self.blank_share = self._blank_share(found)
-            self._complete = found
-        self._log(epoch, metrics, found)
+                self.blank_share = self._blank_share(by_position)
+            self._complete = by_position
+        self._log(epoch, metrics, by_position)
         return metrics
 
     def keep_calibration(self, params: PyTree, step: int, *, is_last: bool) -> None:
-        """Write the scales of confidences that the last pass gives for the checkpoint of `step`.
+        """Fit the scales of confidences on the last pass, and write them for the step's checkpoint.
 
-        If the lexicon ranks the texts of beam search, the last checkpoint of a run also gets a
-        scale for them: they are right more often than greedy ones of the same probability. For it
-        every validation clip is decoded once more; a signal ends this early, without that scale.
+        If the lexicon reranks the texts of beam search, the last checkpoint of a run also gets a
+        scale for these: they are right more often than greedy texts of the same probability. This
+        decodes every validation clip once more. A signal ends it early, without that scale.
         """
         calibration = self._calibration
         if not self._complete or not calibration.is_kept:
             return
-        found = self._complete
+        by_position = self._complete
         if is_last and self._config.inference.lexicon_weight and calibration.lexicon:
             ranked = self._ranked_beam(params, step)
             if ranked is not None:
-                found = {
+                by_position = {
                     position: {**hypotheses, "beam": ranked[position]["beam"]}
-                    for position, hypotheses in found.items()
+                    for position, hypotheses in by_position.items()
                 }
-        calibration.keep(found, step)
+        calibration.keep(by_position, step)
 
     def _ranked_beam(self, params: PyTree, step: int) -> Hypotheses | None:
         """Return the texts of beam search, ranked by the lexicon; None if a signal stopped it."""
         predictor = self._make_predictor(
             ["beam"], calibration=self._calibration.without_scales(step)
         )
-        found: Hypotheses = {}
+        by_position: Hypotheses = {}
         for batch in self._data.validation_batches():
             self._consensus.poll()
             if self._consensus.stopping:
                 return None
-            found |= predictor.predict_split(params, [batch])
-        return found
+            by_position |= predictor.predict_split(params, [batch])
+        return by_position
 
     def _exit_on_signal(self) -> contextlib.AbstractContextManager[None]:
         return self._stop.exit_immediately_on_signal()
@@ -182,29 +183,29 @@ class ValidationPass:
             "ctc_impossible": sums["ctc_impossible"],
         }
 
-    def _quality(self, found: Hypotheses) -> dict[str, float]:
+    def _quality(self, by_position: Hypotheses) -> dict[str, float]:
         """Return the metrics of the hypotheses."""
         index = self._data.validation.index
-        references = [index[position].text for position in found]
-        texts = [hypotheses["greedy"].text for hypotheses in found.values()]
+        references = [index[position].text for position in by_position]
+        texts = [hypotheses["greedy"].text for hypotheses in by_position.values()]
         scores = self._score(references, texts)
         return {
             "wer": scores.wer,
             "bleu4": scores.bleu4,
             "chrf": scores.chrf,
             "exact_match": scores.exact_match,
-            **self._ctc_error(found),
-            **self._ctc_evidence(found),
+            **self._ctc_error(by_position),
+            **self._ctc_evidence(by_position),
         }
 
-    def _ctc_error(self, found: Hypotheses) -> dict[str, float]:
+    def _ctc_error(self, by_position: Hypotheses) -> dict[str, float]:
         """Return the word error of CTC's texts.
 
         If CTC spells glosses, it is that of the clips with a gloss; {} if no clip has one.
         """
         spells_glosses = self._data.gloss_tokenizer is not None
         references, texts = [], []
-        for position, hypotheses in found.items():
+        for position, hypotheses in by_position.items():
             entry = self._data.validation.index[position]
             reference = entry.gloss if spells_glosses else entry.text
             if reference or not spells_glosses:
@@ -214,21 +215,21 @@ class ValidationPass:
             return {}
         return {"ctc_wer": self._score(references, texts, glosses=spells_glosses).wer}
 
-    def _ctc_evidence(self, found: Hypotheses) -> dict[str, float]:
+    def _ctc_evidence(self, by_position: Hypotheses) -> dict[str, float]:
         """Return the evidence of signing by CTC that the model's clips with a text reach."""
         signed = [
             evidence(hypotheses["ctc"].ctc_signs)
-            for position, hypotheses in found.items()
+            for position, hypotheses in by_position.items()
             if self._data.validation.index[position].text
         ]
         if not signed:
             return {}
         return {"ctc_evidence": reached_evidence(signed, self._config.inference.rest_evidence)}
 
-    def _blank_share(self, found: Hypotheses) -> float | None:
+    def _blank_share(self, by_position: Hypotheses) -> float | None:
         signed = [
             hypotheses["ctc"].text
-            for position, hypotheses in found.items()
+            for position, hypotheses in by_position.items()
             if self._data.validation.index[position].text
         ]
         return sum(not text for text in signed) / len(signed) if signed else None
@@ -242,13 +243,13 @@ class ValidationPass:
             glosses=glosses,
         )
 
-    def _log(self, epoch: int, metrics: dict[str, float], found: Hypotheses) -> None:
+    def _log(self, epoch: int, metrics: dict[str, float], by_position: Hypotheses) -> None:
         listed = ", ".join(f"{name} {value:.4g}" for name, value in metrics.items())
         log.info("epoch %d: validation %s", epoch, listed)
         index = self._data.validation.index
         self.samples = [
-            (index[position].text, found[position]["greedy"].text)
-            for position in list(found)[: self._config.training.num_sample_predictions]
+            (index[position].text, by_position[position]["greedy"].text)
+            for position in list(by_position)[: self._config.training.num_sample_predictions]
         ]
         samples = [
             f"  reference: {reference}\n  greedy:    {hypothesis}"
@@ -262,13 +263,15 @@ class ValidationPass:
 
 
 def reached_evidence(signed: Sequence[float], limit: float) -> float:
-    """Return the evidence of signing that clips reach, from that of validation clips with a text.
+    """Return the evidence of signing that signed clips reach.
 
-    Translation takes a clip with less, or with less than its limit, for rest
-    (`inference/resting.py`). If 19 of 20 clips reach `limit`, that of the config, they reach the
-    limit: any validation split has a few clips whose signs CTC hardly finds, and a limit as low as
-    theirs would call rest signing. A model with less evidence in general reaches what 199 of 200
-    clips do.
+    `signed`: the evidence of each validation clip with a text. Translation takes a clip with less
+    evidence than the result (or than its own limit) for rest (`inference/resting.py`).
+
+    If 19 of 20 clips reach `limit` (of the config), the result is what 19 of 20 reach. Every
+    validation split has a few clips in which CTC finds hardly any sign; a threshold as low as their
+    evidence would take rest for signing. A model with less evidence in general gets a lower
+    threshold: what 199 of 200 clips reach.
     """
-    most, nearly_all = np.quantile(signed, (0.05, 0.005), method="lower")
-    return float(most if most >= limit else nearly_all)
+    reached_by_19_of_20, reached_by_199_of_200 = np.quantile(signed, (0.05, 0.005), method="lower")
+    return float(reached_by_19_of_20 if reached_by_19_of_20 >= limit else reached_by_199_of_200)

@@ -67,7 +67,8 @@ def flat_parameters(module: nnx.Module) -> dict[str, jax.Array]:
 def fill(module: nnx.Module, values: Mapping[str, np.ndarray]) -> None:
     """Overwrite everything that `flat_parameters` returns, in place.
 
-    A path that `values` lacks keeps its value; one that the module lacks raises ValueError.
+    A parameter whose path `values` lacks keeps its value. Raises ValueError for a path that the
+    module lacks.
     """
     state = nnx.state(module, SAVED)
     nnx.replace_by_pure_dict(
@@ -173,8 +174,9 @@ _AXES = {"matrix": 2, "pointwise": 3, "depthwise": 3, "convolution": 4, "conv1x1
 def _to_our_axes(tensor: np.ndarray, source: Source) -> np.ndarray | None:
     """Return the tensor with its axes in our order, or None if it is not of its kind.
 
-    That is if the number of axes is another one, if a fused projection does not divide into three,
-    if an axis that our parameter lacks holds more than one element, or if patches are not square.
+    It is not of its kind if it has a wrong number of axes, if a fused projection does not divide
+    into three, if an axis that our parameter lacks has more than one element, or if patches are not
+    square or not RGB.
     """
     if tensor.ndim != _AXES.get(source.kind, tensor.ndim):
         return None

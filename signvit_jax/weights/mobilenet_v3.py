@@ -29,6 +29,7 @@ def name_table(paths: Iterable[str]) -> NameTable:
     count = len({number for number, _ in modules})
 
     def index(number: str, module: str) -> int:
+        """torchvision's number of a module among those that its block has."""
         return [name for name in _ORDER if (number, name) in modules].index(module)
 
     def prefix(module: str) -> str | None:
@@ -161,8 +162,9 @@ def _torchvision_modules(theirs: set[str]) -> dict[str, str]:
         )
         squeezes = f"{prefix}.se.conv_reduce" in theirs
         for place, convolution in enumerate(convolutions):
-            is_last = convolution == convolutions[-1]
-            their_block = f"features.{number}.block.{place + (squeezes and is_last)}"
+            # The squeeze comes before the last convolution, and moves it by one place.
+            is_after_squeeze = squeezes and convolution == convolutions[-1]
+            their_block = f"features.{number}.block.{place + is_after_squeeze}"
             names |= {
                 f"{prefix}.{convolution}": f"{their_block}.0",
                 f"{prefix}.bn{place + 1}": f"{their_block}.1",

@@ -55,9 +55,10 @@ class SourceModel(NamedTuple):
 
 
 class Rows(NamedTuple):
-    """A parameter with one entry per token, of which some are taken.
+    """A parameter with one entry per token; only the entries of known tokens are taken.
 
-    `rows` has, for each token of the new model, its place along `axis` of `values`; -1: a new one.
+    `rows` has, for each token of the new model, its place along `axis` of `values`, or -1 for a
+    token that the source lacks.
     """
 
     values: np.ndarray
@@ -67,10 +68,10 @@ class Rows(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Transfer:
-    """What a model takes from another: whole parameters by path, and rows of vocabularies.
+    """Parameters that a model takes from another, by path: whole ones, and rows of vocabularies.
 
-    `taken` and `left` are sentences for the log on what is taken and what is not; `left` is empty
-    if everything fits.
+    `taken` and `left` are sentences for the log: what is taken, and what is not. `left` is empty if
+    everything fits.
     """
 
     whole: Mapping[str, np.ndarray]
@@ -100,9 +101,9 @@ def plan_transfer(
     rows: dict[str, Rows] = {}
     wrong: list[str] = []
     for paths in _layers(shapes).values():
-        problems = [found for path in paths if (found := _problem(path, params, shapes[path]))]
-        if problems:
-            wrong += problems
+        problems = [_problem(path, params, shapes[path]) for path in paths]
+        if any(problems):
+            wrong += [problem for problem in problems if problem]
             continue
         for path in paths:
             axis = vocabulary_axis(path)
@@ -118,7 +119,9 @@ def plan_transfer(
         for kind, path in (("tokens", _EMBEDDING), ("CTC labels", _LABELS + "bias"))
         if path in rows
     ]
-    left = [_listed(f"{len(wrong)} parameters start from random values", wrong)] * bool(wrong)
+    left = []
+    if wrong:
+        left.append(_listed(f"{len(wrong)} parameters start from random values", wrong))
     if unused := sorted(params.keys() - shapes.keys()):
         left.append(_listed(f"{len(unused)} parameters have no place in this model", unused))
     if differing := _differing_keys(source.config, config):
@@ -139,24 +142,26 @@ def _problem(path: str, params: Mapping[str, np.ndarray], shape: tuple[int, ...]
     """Why a parameter cannot be taken; "" if it can."""
     if path not in params:
         return f"{path} (missing there)"
-    wanted = list(shape)
-    found = list(params[path].shape)
+    expected = list(shape)
+    actual = list(params[path].shape)
     axis = vocabulary_axis(path)
-    if axis is not None and len(found) == len(wanted):
-        wanted[axis] = found[axis]
-    if found == wanted:
+    if axis is not None and len(actual) == len(expected):
+        expected[axis] = actual[axis]  # the vocabularies may have different sizes
+    if actual == expected:
         return ""
     return f"{path} {tuple(shape)} (there {tuple(params[path].shape)})"
 
 
 def _resize_positions(params: dict[str, np.ndarray], shapes: Mapping[str, tuple[int, ...]]) -> None:
     """Resize the backbone's position embeddings to those of another image size, in place."""
-    wanted = shapes.get(_POSITIONS)
-    found = params.get(_POSITIONS)
-    if wanted is None or found is None or wanted == found.shape or wanted[-1] != found.shape[-1]:
+    shape = shapes.get(_POSITIONS)
+    positions = params.get(_POSITIONS)
+    if shape is None or positions is None or shape == positions.shape:
         return
+    if shape[-1] != positions.shape[-1]:
+        return  # another width, reported as a shape that does not fit
     try:
-        params[_POSITIONS] = resized_positions(np.asarray(found, np.float32), wanted[1] - 1)
+        params[_POSITIONS] = resized_positions(np.asarray(positions, np.float32), shape[1] - 1)
     except WeightsError:
         return  # reported as a shape that does not fit
 

@@ -107,7 +107,7 @@ def test_training_flops_match_xlas_count_of_the_gradient(options):
         encoded = model.encode(video, lengths, jax.random.key(0))
         total = model.logits(encoded, tokens).sum() + model.ctc_logits(encoded)[0].sum()
         localization = encoded.localization
-        return total if localization is None else total + sum(x.sum() for x in localization.found)
+        return total if localization is None else total + sum(x.sum() for x in localization.parts)
 
     def frozen(params, backbone, *inputs):
         return total(params, *inputs, backbone=backbone)

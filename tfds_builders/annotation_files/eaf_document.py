@@ -24,13 +24,13 @@ class MediaLink(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Annotation:
-    """A text with times of its own, by `slots`, or with those of its `parent`."""
+    """A text. Its times are those of its `slots`, or those of its `parent`."""
 
     id: str
     text: str
     line: int
-    slots: tuple[str, str] = ("", "")  # of an annotation with times of its own
-    parent: str = ""  # the annotation from which it has its times
+    slots: tuple[str, str] = ("", "")  # time slots of its start and end, if it has no parent
+    parent: str = ""  # id of the annotation that gives it its times
     previous: str = ""  # the annotation before it, of the same parent
 
 
@@ -51,10 +51,10 @@ class Tier:
 class EafDocument:
     """A parsed file. Raises AnnotationError.
 
-    Document type declarations are refused, and with them every entity: none is ever expanded.
+    A file with a document type declaration is refused, so no entity is ever expanded.
 
     Attributes:
-        links: The recordings that it names, videos only.
+        links: The videos that it names.
         tiers: All tiers, in the order of the file.
         times: Milliseconds of the time slots that have a time.
     """
@@ -65,6 +65,7 @@ class EafDocument:
         self.times: dict[str, int] = {}  # of aligned slots, in milliseconds
         self._slots: list[tuple[str, int | None]] = []  # in the order of the file
         self._is_elan = False
+        # The annotation that is being parsed: its attributes, line, and parts of its text.
         self._annotation: dict[str, str] | None = None
         self._line = 0
         self._text: list[str] | None = None
@@ -97,19 +98,22 @@ class EafDocument:
             )
 
     def slot_times(self) -> dict[str, float]:
-        """Milliseconds of each time slot; one without a time is placed between its neighbors."""
-        found: dict[str, float] = dict(self.times)
-        before: float | None = None
-        waiting: list[str] = []
+        """Milliseconds of each time slot.
+
+        Slots without a time are spread evenly between the neighbors that have one.
+        """
+        times: dict[str, float] = dict(self.times)
+        before: float | None = None  # the last known time
+        unknown: list[str] = []  # slots after it
         for slot, time in self._slots:
             if time is None:
-                waiting.append(slot)
+                unknown.append(slot)
                 continue
             if before is not None:
-                for place, between in enumerate(waiting, 1):
-                    found[between] = before + (time - before) * place / (len(waiting) + 1)
-            before, waiting = time, []
-        return found
+                for place, between in enumerate(unknown, 1):
+                    times[between] = before + (time - before) * place / (len(unknown) + 1)
+            before, unknown = time, []
+        return times
 
     def _refuse_doctype(self, *_: object) -> NoReturn:
         raise AnnotationError(
@@ -146,12 +150,14 @@ class EafDocument:
             self._text = []
 
     def _end(self, tag: str) -> None:
-        given, text = self._annotation, self._text
-        if tag not in ("ALIGNABLE_ANNOTATION", "REF_ANNOTATION") or given is None or text is None:
+        if tag not in ("ALIGNABLE_ANNOTATION", "REF_ANNOTATION"):
+            return
+        attributes, text = self._annotation, self._text
+        if attributes is None or text is None:
             return
         self._annotation = self._text = None
         if self.tiers:
-            get = given.get
+            get = attributes.get
             self.tiers[-1].annotations.append(
                 Annotation(
                     get("ANNOTATION_ID", ""),

@@ -13,14 +13,14 @@ from tfds_builders.annotation_files.eaf_document import Annotation, EafDocument,
 from tfds_builders.annotation_files.tables import AnnotationError
 from tfds_builders.clips import Segment
 
-# Tiers that are taken without a flag, as the columns of a table are.
+# Names of the tiers that are read without a flag, as the columns `text` and `gloss` of a table are.
 TEXT_TIER, GLOSS_TIER = "text", "gloss"
 LISTED_TIERS = 30
 
 
 @dataclasses.dataclass(frozen=True)
 class ElanFile:
-    """What a file says about its recording."""
+    """The content of a file that clips are made of."""
 
     links: list[MediaLink]  # of videos, in the order of the file
     segments: list[Segment]  # annotations with text, by time
@@ -39,6 +39,10 @@ class _Sign(NamedTuple):
     text: str
 
     @property
+    def key(self) -> tuple[str, int]:
+        return self.tier, self.number
+
+    @property
     def middle(self) -> float:
         return (self.start + self.end) / 2
 
@@ -50,9 +54,9 @@ def read_elan(
 
     Args:
         path: the file.
-        text_tier, gloss_tier: names of tiers, ignoring case; several with commas between them, `*`
-            stands for any characters. Without them the tiers `text` and `gloss`, and if there is
-            no tier `text`, the only one with texts.
+        text_tier, gloss_tier: names of tiers, separated by commas; case is ignored, and `*` stands
+            for any characters. By default `text` and `gloss`; if there is no tier `text`, the only
+            tier with texts.
 
     Raises:
         AnnotationError: the file is not of the format, or it is not clear which tier is meant.
@@ -90,26 +94,27 @@ def _default_text_tier(
     )
 
 
-def _chosen(path: str | os.PathLike, tiers: Sequence[Tier], wanted: str, option: str) -> list[Tier]:
+def _chosen(path: str | os.PathLike, tiers: Sequence[Tier], value: str, option: str) -> list[Tier]:
     """Return the tiers that an option names. Raises AnnotationError for a name without a tier."""
-    exact = [tier for tier in tiers if _folded(tier.name) == _folded(wanted)]
+    exact = [tier for tier in tiers if _folded(tier.name) == _folded(value)]
     if exact:
         return exact  # a name may contain a comma
     chosen: list[Tier] = []
-    for name in filter(None, map(str.strip, wanted.split(","))):
-        found = [
-            tier for tier in tiers if fnmatch.fnmatchcase(_folded(tier.name), _folded(name))
-        ] or [tier for tier in tiers if _folded(tier.name) == _folded(name)]
-        if not found:
+    for name in filter(None, map(str.strip, value.split(","))):
+        folded = _folded(name)
+        matching = [tier for tier in tiers if fnmatch.fnmatchcase(_folded(tier.name), folded)]
+        if not matching:  # a name may contain characters that fnmatch interprets
+            matching = [tier for tier in tiers if _folded(tier.name) == folded]
+        if not matching:
             names = {_folded(tier.name): tier.name for tier in tiers}
-            near = difflib.get_close_matches(_folded(name), names, n=1, cutoff=0.5)
+            near = difflib.get_close_matches(folded, names, n=1, cutoff=0.5)
             hint = f"; did you mean {names[near[0]]!r}?" if near else ""
             existing = _listed(tiers) if tiers else "no tier with annotations"
             raise AnnotationError(
                 f"{path}: no tier {name!r} for --{option}; it has {existing}{hint}"
             )
-        chosen += found
-    return [*{id(tier): tier for tier in chosen}.values()]
+        chosen += matching
+    return [*{id(tier): tier for tier in chosen}.values()]  # each tier once
 
 
 def _folded(name: str) -> str:
@@ -117,14 +122,13 @@ def _folded(name: str) -> str:
 
 
 def _listed(tiers: Sequence[Tier]) -> str:
-    listed = ", ".join(
-        f"{tier.name[:60]!r} ({tier.num_texts} texts"
-        + (f", {empty} empty" if (empty := len(tier.annotations) - tier.num_texts) else "")
-        + ")"
-        for tier in tiers[:LISTED_TIERS]
-    )
+    descriptions = []
+    for tier in tiers[:LISTED_TIERS]:
+        num_empty = len(tier.annotations) - tier.num_texts
+        empty = f", {num_empty} empty" if num_empty else ""
+        descriptions.append(f"{tier.name[:60]!r} ({tier.num_texts} texts{empty})")
     others = len(tiers) - LISTED_TIERS
-    return listed + (f" and {others} more" if others > 0 else "")
+    return ", ".join(descriptions) + (f" and {others} more" if others > 0 else "")
 
 
 class _TextsWithGlosses:
@@ -143,7 +147,7 @@ class _TextsWithGlosses:
         segments: list[Segment] = []
         problems: list[tuple[int, str]] = []
         num_empty = 0
-        used: set[tuple[str, int]] = set()  # tier and number of glosses
+        used: set[tuple[str, int]] = set()  # keys of the glosses that belong to a text
         gloss_tiers = self._gloss_tiers(path)
         for tier in self._texts:
             glosses = self._signs(gloss_tiers[tier.name])
@@ -160,8 +164,8 @@ class _TextsWithGlosses:
                     continue
                 start, end = (self._document.times[slot] for slot in root.slots)
                 first, last = bisect.bisect_left(middles, start), bisect.bisect_right(middles, end)
-                signs = [sign for sign in glosses[first:last] if sign[:2] not in used]
-                used |= {sign[:2] for sign in signs}
+                signs = [sign for sign in glosses[first:last] if sign.key not in used]
+                used |= {sign.key for sign in signs}
                 segments.append(
                     Segment(
                         start,
@@ -184,11 +188,9 @@ class _TextsWithGlosses:
             return {self._texts[0].name: [*self._glosses]}
         by_text: dict[str, list[Tier]] = {tier.name: [] for tier in self._texts}
         for gloss in self._glosses:
-            related = [text for text in self._texts if self._top(text) == self._top(gloss)] or [
-                text
-                for text in self._texts
-                if text.participant and text.participant == gloss.participant
-            ]
+            related = [text for text in self._texts if self._top(text) == self._top(gloss)]
+            if not related and gloss.participant:
+                related = [text for text in self._texts if text.participant == gloss.participant]
             if len(related) != 1:
                 names = ", ".join(repr(text.name) for text in self._texts)
                 raise AnnotationError(
@@ -201,14 +203,14 @@ class _TextsWithGlosses:
 
     def _top(self, tier: Tier) -> str:
         """The name of the topmost parent of a tier."""
-        seen: set[str] = set()
-        while tier.parent in self._tiers and tier.name not in seen:
-            seen.add(tier.name)
+        visited: set[str] = set()
+        while tier.parent in self._tiers and tier.name not in visited:
+            visited.add(tier.name)
             tier = self._tiers[tier.parent]
         return tier.name
 
     def _root(self, annotation: Annotation) -> Annotation | None:
-        """The annotation from which this one has its times: the first ancestor without a parent.
+        """The annotation that gives this one its times: the first ancestor without a parent.
 
         None if an ancestor is missing, or if parents form a circle.
         """
@@ -226,26 +228,30 @@ class _TextsWithGlosses:
         return root
 
     def _groups(self, tier: Tier) -> Iterable[list[Annotation]]:
-        """The annotations of a tier, grouped by the annotation from which they have their times."""
+        """The annotations of a tier, grouped by the annotation that gives them their times."""
         groups: dict[str, list[Annotation]] = {}
         for number, annotation in enumerate(tier.annotations):
             root = self._root(annotation) if annotation.parent else None
+            # Without a parent, or with a missing one, an annotation is its own group. XML has no
+            # NUL, so the key differs from all ids.
             key = f"\0{number}" if root is None else root.id
             groups.setdefault(key, []).append(annotation)
         return [_in_order(group) for group in groups.values()]
 
     def _signs(self, tiers: Sequence[Tier]) -> list[_Sign]:
         """The glosses of tiers in the order of their times."""
-        found: list[_Sign] = []
+        signs: list[_Sign] = []
         for tier in tiers:
             for group in self._groups(tier):
                 root = self._root(group[0])
                 if root is None or any(slot not in self._slot_times for slot in root.slots):
                     continue
                 start, end = (self._slot_times[slot] for slot in root.slots)
-                for sign in filter(lambda annotation: annotation.text, group):
-                    found.append(_Sign(tier.name, len(found), start, end, sign.text))
-        return sorted(found, key=lambda sign: sign.middle)  # stable within a group
+                for annotation in group:
+                    if annotation.text:
+                        sign = _Sign(tier.name, len(signs), start, end, annotation.text)
+                        signs.append(sign)
+        return sorted(signs, key=lambda sign: sign.middle)  # stable: a group keeps its order
 
 
 def _in_order(group: list[Annotation]) -> list[Annotation]:
@@ -260,7 +266,7 @@ def _in_order(group: list[Annotation]) -> list[Annotation]:
 
 
 def _without_other_hand(signs: Sequence[_Sign]) -> list[str]:
-    """The glosses; a sign that the tiers of both hands have at the same time counts once."""
+    """The glosses, each once if the tiers of both hands have it at the same time."""
     kept: list[str] = []
     ends: dict[str, dict[str, float]] = {}  # gloss -> tier -> end of its last such sign
     for sign in sorted(signs, key=lambda sign: sign.start):

@@ -1,7 +1,8 @@
 """Clips of long recordings: annotation files (.eaf, .vtt, .srt), each with its video.
 
-A clip is called `<video>-<start>-<end>`, with the times of the annotation file in milliseconds, in
-eight digits. It keeps this name when other annotations of the recording are added or removed.
+A clip is called `<video>-<start>-<end>`. The times are those of the annotation file in
+milliseconds, with eight digits. The name does not change when other annotations of the recording
+are added or removed.
 """
 
 import collections
@@ -139,12 +140,10 @@ def elan_clips(
     files = _files(annotations, ELAN)
 
     def read(file: _File) -> _Recording:
-        found = read_elan(file.path, text_tier, gloss_tier)
-        counts.add("empty", found.num_empty, file.path)
-        counts.add("loose", found.num_loose, file.path)
-        names = {
-            name: link for link in found.links for name in _names_of_url(link.url, file.folder)
-        }
+        elan = read_elan(file.path, text_tier, gloss_tier)
+        counts.add("empty", elan.num_empty, file.path)
+        counts.add("loose", elan.num_loose, file.path)
+        names = {name: link for link in elan.links for name in _names_of_url(link.url, file.folder)}
         offsets: dict[str, float] = {}  # existing video -> its offset in seconds
         for name, link in names.items():
             with contextlib.suppress(LookupError):
@@ -160,7 +159,7 @@ def elan_clips(
             listed = ", ".join(linked) or "no video"
             reason = f"{error.args[0]}; {os.path.basename(file.path)} names {listed}"
         name = file.name if path is None else videos.id_of(path)
-        return _Recording(file.path, name, path, found.segments, found.problems, reason, offset)
+        return _Recording(file.path, name, path, elan.segments, elan.problems, reason, offset)
 
     return _clips(files, read, videos, counts)
 
@@ -171,7 +170,7 @@ def subtitle_clips(
     language: str | None = None,
     encoding: str | None = None,
 ) -> ClipTable:
-    """Return the clips of a subtitle file, or of all in a folder: each cue is one.
+    """Return the clips of a subtitle file, or of all in a folder; each cue is a clip.
 
     The video of `a.en.vtt` is `a.en` or `a`. `language` chooses between `a.en.vtt` and `a.de.vtt`;
     `encoding` is as in `read_subtitles`. Raises AnnotationError if no file can be used.
@@ -185,21 +184,21 @@ def subtitle_clips(
         paired.setdefault(path or name, []).append((dataclasses.replace(file, name=name), suffix))
 
     def read(file: _File) -> _Recording:
-        found = read_subtitles(file.path, encoding)
-        counts.add("empty", found.num_empty, file.path)
-        counts.add("overlaps", found.num_overlaps, file.path)
-        counts.add("joined", found.num_joined, file.path)
-        counts.add("repeats", found.num_repeats, file.path)
-        if found.sounds:
-            counts.add("sounds", len(found.sounds), f"{found.sounds[0]!r} in {file.path}")
+        subtitles = read_subtitles(file.path, encoding)
+        counts.add("empty", subtitles.num_empty, file.path)
+        counts.add("overlaps", subtitles.num_overlaps, file.path)
+        counts.add("joined", subtitles.num_joined, file.path)
+        counts.add("repeats", subtitles.num_repeats, file.path)
+        if subtitles.sounds:
+            counts.add("sounds", len(subtitles.sounds), f"{subtitles.sounds[0]!r} in {file.path}")
         reason = reasons.get(file.name, "")
         path = None if reason else videos.find([file.name])
         return _Recording(
             file.path,
             file.name if path is None else videos.id_of(path),
             path,
-            found.segments,
-            found.problems,
+            subtitles.segments,
+            subtitles.problems,
             reason,
         )
 
@@ -247,12 +246,12 @@ def _files(annotations: str | os.PathLike, extensions: tuple[str, ...]) -> list[
         paths, root = [root], root.parent
     else:
         raise AnnotationError(f"{root}: there is no such file or folder")
-    found = []
+    files = []
     for path in sorted(paths):
         folder = os.path.relpath(path.parent, root)
         folder = "" if folder == "." else folder
-        found.append(_File(os.fspath(path), folder, os.path.join(folder, path.stem)))
-    return found
+        files.append(_File(os.fspath(path), folder, os.path.join(folder, path.stem)))
+    return files
 
 
 def _names_of_url(url: str, folder: str) -> Iterable[str]:
@@ -293,15 +292,13 @@ def _in_language(files: Sequence[tuple[_File, str]], language: str | None) -> _F
     """Choose one of the subtitle files of a video. Raises LookupError with the reason."""
     listed = ", ".join(os.path.basename(file.path) for file, _ in files)
     if language:
-        wanted = language.casefold()
-        matching = [
-            (file, suffix)
-            for file, suffix in files
-            if any(
-                part == wanted or part.startswith(f"{wanted}-")
-                for part in suffix.casefold().replace("_", "-").split(".")
-            )
-        ]
+        language_tag = language.casefold()
+
+        def matches(suffix: str) -> bool:
+            tags = suffix.casefold().replace("_", "-").split(".")
+            return any(tag == language_tag or tag.startswith(f"{language_tag}-") for tag in tags)
+
+        matching = [(file, suffix) for file, suffix in files if matches(suffix)]
         if not matching:
             raise LookupError(f"no subtitles in the language {language!r}; there is {listed}")
         files = matching
@@ -330,9 +327,9 @@ def _clips(
             f"{files[0].path} and {files[1].path}; give the folder of their videos"
         )
     clips: list[Clip] = []
-    found: list[Problem] = [*problems]
+    all_problems: list[Problem] = [*problems]
     errors: list[AnnotationError] = []
-    seen: collections.Counter[str] = collections.Counter()
+    uses: collections.Counter[str] = collections.Counter()
     file_of_video: dict[str, str] = {}  # video -> the first annotation file that it has
     for file in files:
         try:
@@ -340,7 +337,7 @@ def _clips(
         except AnnotationError as error:
             errors.append(error)
             reason = str(error).removeprefix(f"{file.path}: ")
-            found.append(Problem(file.name, reason, file=file.path))
+            all_problems.append(Problem(file.name, reason, file=file.path))
             continue
         if recording.path is not None:
             counts.add("several", int(recording.path in file_of_video), recording.file)
@@ -350,7 +347,7 @@ def _clips(
             for line, reason in recording.problems
         ]
         for segment in recording.segments:
-            name = _clip_id(recording.video_id, segment, seen)
+            name = _clip_id(recording.video_id, segment, uses)
             try:
                 clips.append(_clip(name, recording, segment))
             except LookupError as error:
@@ -358,22 +355,22 @@ def _clips(
                 problems_of_file.append(
                     Problem(name, reason, file=recording.file, line=segment.line)
                 )
-        found += sorted(problems_of_file, key=lambda problem: problem.line)
+        all_problems += sorted(problems_of_file, key=lambda problem: problem.line)
     if not clips and errors:
         raise errors[0]
-    if not clips and not found:
+    if not clips and not all_problems:
         raise AnnotationError(f"{files[0].path}: no annotation with a text in it")
     notes = [*videos.media.notes, *counts.sentences()]
     if not videos.is_one_file:
         notes += videos.media.others(clip.path for clip in clips if clip.path)
-    notes += [*placeholder_notes(clips), *encoding_notes(found)]
-    return ClipTable(clips, found, notes)
+    notes += [*placeholder_notes(clips), *encoding_notes(all_problems)]
+    return ClipTable(clips, all_problems, notes)
 
 
-def _clip_id(video_id: str, segment: Segment, seen: collections.Counter[str]) -> str:
+def _clip_id(video_id: str, segment: Segment, uses: collections.Counter[str]) -> str:
     name = f"{video_id}-{round(segment.start):08d}-{round(segment.end):08d}"
-    seen[name] += 1  # another signer, or another annotation file, has the same times
-    return name if seen[name] == 1 else f"{name}-{seen[name]}"
+    uses[name] += 1  # another signer, or another annotation file, has the same times
+    return name if uses[name] == 1 else f"{name}-{uses[name]}"
 
 
 def _clip(name: str, recording: _Recording, segment: Segment) -> Clip:

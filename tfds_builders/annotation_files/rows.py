@@ -73,21 +73,23 @@ def collect(
         raise AnnotationError(
             f"{tables[0].path}: there is no row below the header; one row per clip is needed"
         )
-    clips, problems, seen = [], [], {}
+    clips, problems = [], []
+    first_places: dict[str, tuple[Table, int]] = {}  # id -> the table and line that have it first
     for table in tables:
-        found = list(table.problems)
+        problems_of_table = list(table.problems)
         for row in table.rows:
             name = name_of(row)
             try:
-                if name in seen:
-                    first, line = seen[name]
+                if name in first_places:
+                    first, line = first_places[name]
                     file = "" if first is table else f"{first.path}, "
                     raise LookupError(f"the id is there twice; first in {file}line {line}")
-                seen[name] = table, row.line
+                first_places[name] = table, row.line
                 clips.append(clip_of(table, row, name))
             except LookupError as error:
-                found.append(Problem(name, str(error.args[0]), file=table.path, line=row.line))
-        problems += sorted(found, key=lambda problem: problem.line)
+                reason = str(error.args[0])
+                problems_of_table.append(Problem(name, reason, file=table.path, line=row.line))
+        problems += sorted(problems_of_table, key=lambda problem: problem.line)
     return ClipTable(clips, problems)
 
 
@@ -126,9 +128,9 @@ def clips_of(table: Table, media: Media) -> ClipTable:
         uid = _uid(row)
         return os.path.splitext(uid)[0] if uid.lower().endswith(EXTENSIONS) else uid
 
-    found = collect([table], name_of, lambda table, row, name: _clip(table.path, row, name, media))
-    notes = [*media.notes, *placeholder_notes(found.clips), *encoding_notes(found.problems)]
-    return ClipTable(found.clips, found.problems, notes)
+    clips = collect([table], name_of, lambda table, row, name: _clip(table.path, row, name, media))
+    notes = [*media.notes, *placeholder_notes(clips.clips), *encoding_notes(clips.problems)]
+    return ClipTable(clips.clips, clips.problems, notes)
 
 
 def encoding_notes(problems: Sequence[Problem]) -> list[str]:

@@ -16,7 +16,7 @@ from tfds_builders.clips import Segment
 MAX_BYTES = 64 << 20  # a long film has 0.2 MB
 # Rolling captions repeat a line in a short cue of 10 to 400 ms, right after the previous cue.
 MAX_SHORT_CUE = 500  # longest cue that counts as short, in milliseconds
-MAX_GAP = 20  # longest gap between cues of which one directly follows the other, in milliseconds
+MAX_GAP = 20  # longest gap, in milliseconds, between a cue and one that directly follows it
 ARROW = "-->"
 _TIME = r"(?:(\d{1,4}):)?(\d{1,2}):(\d{1,2})(?:[.,](\d{1,3}))?"
 _TIMES = re.compile(rf"\s*{_TIME}\s*-->\s*{_TIME}(?:\s.*)?")
@@ -67,28 +67,28 @@ def read_subtitles(path: str | os.PathLike, encoding: str | None = None) -> Subt
             f"{path}: no cue in it; a subtitle file has lines such as "
             "'00:00:01.000 --> 00:00:02.500', each followed by its text"
         )
-    found: list[Segment] = []
+    segments: list[Segment] = []
     overlaps = joined = 0
     for cue in cues:
         text = " ".join(filter(None, cue.lines))
         if not text:
             continue
-        before = found[-1] if found else None
+        before = segments[-1] if segments else None
         if before is not None and (before.start, before.end) == (cue.start, cue.end):
             signer = before.signer if before.signer == cue.voice else ""
-            found[-1] = before._replace(text=f"{before.text} {text}", signer=signer)
+            segments[-1] = before._replace(text=f"{before.text} {text}", signer=signer)
             joined += 1
             continue
         overlaps += before is not None and cue.start < before.end
-        found.append(Segment(cue.start, cue.end, text, "", cue.voice, cue.line))
+        segments.append(Segment(cue.start, cue.end, text, "", cue.voice, cue.line))
     return SubtitleFile(
-        found,
+        segments,
         problems,
         sum(not any(cue.lines) for cue in cues),
         overlaps,
         repeats,
         joined,
-        tuple(segment.text for segment in found if _SOUND.fullmatch(segment.text)),
+        tuple(segment.text for segment in segments if _SOUND.fullmatch(segment.text)),
     )
 
 
@@ -168,9 +168,10 @@ def _report_strays(
 ) -> None:
     """Report texts that belong to no cue, except notes, styles and the names of cues.
 
-    `first`: the number of lines above `lines`. `before_times`: the times of a cue follow.
+    `first`: the number of lines above `lines`. `before_times`: the times of a cue follow, so the
+    last line can be the name of that cue.
     """
-    blocks: list[tuple[int, list[str]]] = []
+    blocks: list[tuple[int, list[str]]] = []  # line numbers and lines, split at empty lines
     for number, line in enumerate(lines, first + 1):
         if not line.strip():
             blocks.append((number, []))
@@ -204,7 +205,7 @@ def _clean(line: str) -> str:
 
 
 def _without_repeats(cues: Sequence[_Cue]) -> tuple[list[_Cue], int]:
-    """The cues without the lines that rolling captions repeat, and the number of these.
+    """Return the cues without the lines that rolling captions repeat, and the number of repeats.
 
     Such captions show each line twice: a cue begins with the last line of the previous one, and a
     cue of a hundredth of a second may stand between the two.
@@ -221,6 +222,6 @@ def _without_repeats(cues: Sequence[_Cue]) -> tuple[list[_Cue], int]:
                 cue = dataclasses.replace(cue, lines=lines[1:])
         if lines:
             last_line, last_end = lines[-1], cue.end
-        if cue.lines or not lines:
+        if cue.lines or not lines:  # drop cues that only repeat, but not those without text
             kept.append(cue)
     return kept, repeats

@@ -14,9 +14,10 @@ from dataclasses import dataclass, field
 from signvit_jax.errors.base import SignVitError
 from tfds_builders.clips import Problem
 
-MAX_TEXT = 20_000  # characters; a longer "sentence" is a quotation mark that was never closed
+MAX_TEXT = 20_000  # characters; a longer text is the result of a quotation mark never closed
 MAX_NAME_WORDS = 5  # of a clip's name; a name with more words is a sentence
-# A quoted text of at least LONG_TEXT lines, of which this share look like rows, has swallowed rows.
+# A quoted text of at least LONG_TEXT lines has swallowed rows if this share of its lines look like
+# rows.
 LONG_TEXT = 4
 SWALLOWED_SHARE = 0.8
 _LINE_BREAK = re.compile("\r\n|\r|\n")
@@ -53,25 +54,26 @@ class Table:
     path: str
     rows: list[Row]
     problems: list[Problem] = field(default_factory=list)
-    encoding: str = "UTF-8"  # by which it was read
+    encoding: str = "UTF-8"  # of the file
 
 
-def text_encoding(head: bytes, given: str | None) -> str:
-    """Return the codec of a text that begins with `head`: by its byte order mark, else `given`.
+def text_encoding(head: bytes, encoding: str | None) -> str:
+    """Return the codec of a text that begins with `head`.
 
-    Without either it is UTF-8. Raises AnnotationError for an unknown `given`.
+    It is that of a byte order mark, or else `encoding`, or else UTF-8. Raises AnnotationError for
+    an unknown `encoding`.
     """
-    for mark, encoding in _BYTE_ORDER_MARKS.items():
+    for mark, encoding_of_mark in _BYTE_ORDER_MARKS.items():
         if head.startswith(mark):
-            return encoding
+            return encoding_of_mark
     try:
-        "a".encode(given or "utf-8")  # fails for codecs that are not of texts, such as base64
+        "a".encode(encoding or "utf-8")  # fails for codecs that are not of texts, such as base64
     except LookupError as error:
         raise AnnotationError(
-            f"--encoding is {given!r}; allowed: the name of a text encoding, "
+            f"--encoding is {encoding!r}; allowed: the name of a text encoding, "
             "such as utf-8, cp1252, latin-1, utf-16-le or gb18030"
         ) from error
-    return given or "utf-8"
+    return encoding or "utf-8"
 
 
 DELIMITERS = ",\t;|"
@@ -151,26 +153,27 @@ def _columns(
     delimiters: str,
     column_names: Mapping[str, str | None] | None,
 ) -> tuple[str, list[list[str]]]:
-    """Return the delimiter, and for each field of a row its columns, which may be none."""
-    given = {name: _folded(column) for name, column in (column_names or {}).items() if column}
-    heads = {name: given.get(name, _folded(name)) for name in (*required, *optional)}
-    must_be_there = list(dict.fromkeys((*required, *given)))
-    found = _best_delimiter(header, {heads[name] for name in must_be_there}, delimiters)
-    if found is None:
+    """Return the delimiter, and for each field of a row the columns that it fills (often none)."""
+    chosen = {name: _folded(column) for name, column in (column_names or {}).items() if column}
+    # Our name of a column -> the table's name of it, folded.
+    heads = {name: chosen.get(name, _folded(name)) for name in (*required, *optional)}
+    must_exist = list(dict.fromkeys((*required, *chosen)))
+    split = _best_delimiter(header, {heads[name] for name in must_exist}, delimiters)
+    if split is None:
         expected = ", ".join((column_names or {}).get(name) or name for name in required)
         raise AnnotationError(
             f"{path}: the file is empty; its first line must name the columns {expected}"
         )
-    delimiter, names = found
+    delimiter, names = split
     folded = [_folded(name) for name in names]
-    for name in must_be_there:
+    for name in must_exist:
         if heads[name] not in folded:
             head = (column_names or {}).get(name) or name
-            message = _no_column(name, head, names, name in given, column_names is not None)
+            message = _no_column(name, head, names, name in chosen, column_names is not None)
             raise AnnotationError(f"{path}: {message}")
     columns: list[list[str]] = [[] for _ in names]
     for name, head in heads.items():
-        if name not in must_be_there and head in given.values():
+        if name not in must_exist and head in chosen.values():
             continue  # the user gave this column another meaning
         if folded.count(head) > 1:
             raise AnnotationError(
@@ -190,7 +193,7 @@ def _folded(name: str) -> str:
 def _best_delimiter(header: str, heads: set[str], delimiters: str) -> tuple[str, list[str]] | None:
     """Return the delimiter that finds most of the folded `heads`, and the header's columns.
 
-    None if the header is empty, or can be split by none of them.
+    None if the header is empty, or if no delimiter can split it.
     """
     candidates: list[tuple[str, list[str]]] = []
     for delimiter in delimiters if header.strip() else "":
@@ -237,8 +240,8 @@ def _lines(
 
     `num_lines_above`: the number of lines that were read before, the header included.
 
-    Raises AnnotationError for a quotation mark that swallows rows: which mark is missing cannot be
-    known, and the texts on either side would be wrong.
+    Raises AnnotationError for a quotation mark that swallows rows. It is unknown which mark is
+    missing, so the texts on either side could be wrong.
     """
     raw: list[str] = []  # lines of the current row
 
@@ -322,13 +325,13 @@ class _Rows:
             if not others:
                 continue
             name = clip_name if place != self._name else first
-            rows = [
-                *map(self._fields, others[:-1]),
-                [*self._fields(others[-1]), *fields[place + 1 :]],
-            ]
+            # If the field swallowed rows, each line after the first is a row; the last of them
+            # continues with the fields behind this one.
+            rows = [self._fields(line) for line in others]
+            rows[-1] = [*rows[-1], *fields[place + 1 :]]
             is_long = len(rows) >= LONG_TEXT
             if not is_long and place + max(len(self._fields(first)), 1) != self._width:
-                continue  # its first line does not end a row
+                continue  # its first line does not complete a row, so this is a text
             swallowed = sum(self._is_row(row, may_be_short=is_long, like=name) for row in rows)
             if swallowed >= (SWALLOWED_SHARE * len(rows) if is_long else len(rows)):
                 return swallowed
@@ -401,7 +404,7 @@ def _fault(
 def text_fault(values: Mapping[str, str], encoding: str = "UTF-8") -> str | None:
     """Return why one of the named texts cannot be stored, or None.
 
-    `encoding`: that of the file, whose undecodable bytes are surrogates.
+    `encoding`: of the file; bytes that it could not decode have become surrogates.
     """
     for name, text in values.items():
         if "\0" in text:

@@ -55,8 +55,8 @@ class Builder(SignDatasetBuilder):
     def read_clips(self, manual_dir: Path | None) -> ClipTable:
         subset, media = self.options["subset"], MediaFolder(self.path_of("root", manual_dir))
         folder = self.options["tables"] or manual_dir
-        found = parse(read_tables(folder, subset), media) if folder else parse_folders(media)
-        return dataclasses.replace(found, notes=media.notes)
+        clips = parse(read_tables(folder, subset), media) if folder else parse_folders(media)
+        return dataclasses.replace(clips, notes=media.notes)
 
 
 def read_tables(folder: Path, subset: str) -> dict[str, Table]:

@@ -68,19 +68,19 @@ class Builder(SignDatasetBuilder):
         is_bgr = self._is_bgr(source)
         clips, problems = [], []
         for split, shards in shards_of(source).items():
-            found = _clips(split, shards, is_bgr, self.options["source_fps"])
-            clips += found.clips
-            problems += found.problems
+            table = _clips(split, shards, is_bgr, self.options["source_fps"])
+            clips += table.clips
+            problems += table.problems
         return ClipTable(clips, problems)
 
     def _is_bgr(self, source: Path) -> bool:
         """Return True if blue and red are swapped in the frames. Raises BuildError."""
-        given = self.options["bgr"]
-        if not given:
+        value = self.options["bgr"]
+        if not value:
             return any(name in source.parts for name in BGR_DATA_SETS)
-        if given.lower() not in BOOLEANS:
-            raise BuildError(f"--bgr is {given!r}; allowed: true or false")
-        return BOOLEANS[given.lower()]
+        if value.lower() not in BOOLEANS:
+            raise BuildError(f"--bgr is {value!r}; allowed: true or false")
+        return BOOLEANS[value.lower()]
 
 
 def shards_of(folder: Path) -> dict[str, tuple[str, ...]]:

@@ -113,6 +113,7 @@ def utter(
     rest = _at_rest(signer)
     waiting = _values(mirror((WAITING,)), signer)[0]
     now = STILL
+    # Hand -> its keyframes so far: (seconds, channels, flow).
     tracks = {hand: [(0.0, rest[hand], 0.0), (now, rest[hand], 0.0)] for hand in rest}
     spans = []
     for gloss in glosses:
@@ -130,18 +131,19 @@ def utter(
         # The movement into the sign: a longer way takes longer, but less than proportionally.
         now += 0.1 + 0.12 * distance
         for hand, values in keys.items():
+            track = tracks[hand]
+            last_seconds, last_channels, _ = track[-1]
+            is_waiting = np.array_equal(last_channels, waiting)
             if values is None:  # the sign does not use this hand, which goes to the waist and waits
-                if not np.array_equal(tracks[hand][-1][1], waiting):
-                    tracks[hand].append((now + 0.5 * length, waiting, 0.0))
+                if not is_waiting:
+                    track.append((now + 0.5 * length, waiting, 0.0))
                 continue
-            if np.array_equal(tracks[hand][-1][1], waiting):  # it waits until the last sign ends
-                tracks[hand].append((max(spans[-1][2], tracks[hand][-1][0] + 1e-3), waiting, 0.0))
+            if is_waiting:  # it waits until the previous sign ends
+                track.append((max(spans[-1][2], last_seconds + 1e-3), waiting, 0.0))
             times = now + length * np.array([key.at for key in getattr(sign, hand)])
             last = len(values) - 1
-            tracks[hand] += [
-                (t, value, signer.flow if i in (0, last) else 1.0)
-                for i, (t, value) in enumerate(zip(times, values))
-            ]
+            for i, (seconds, channels) in enumerate(zip(times, values)):
+                track.append((seconds, channels, signer.flow if i in (0, last) else 1.0))
         spans.append((gloss, now, now + length))
         now += length
     home = now + 0.2 + 0.1 * np.linalg.norm(tracks["dominant"][-1][1][:3] - rest["dominant"][:3])

@@ -124,28 +124,28 @@ class Builder(SignDatasetBuilder):
         videos = self.path_of("videos", manual_dir, "videos")
         get = self.options.get
         if kind == "csv":
-            found = self._table_clips(self.path_of("csv", manual_dir, "clips.csv"), videos)
+            clips = self._table_clips(self.path_of("csv", manual_dir, "clips.csv"), videos)
         elif kind == "eaf":
             tiers = get("text_tier"), get("gloss_tier")
-            found = elan_clips(self.options["eaf"], Videos(videos), *tiers)
+            clips = elan_clips(self.options["eaf"], Videos(videos), *tiers)
         else:
-            wanted = get("language"), get("encoding")
-            found = subtitle_clips(self.options["subtitles"], Videos(videos), *wanted)
-        return group_clips(found, get("split_by"))
+            settings = get("language"), get("encoding")
+            clips = subtitle_clips(self.options["subtitles"], Videos(videos), *settings)
+        return group_clips(clips, get("split_by"))
 
     def _table_clips(self, csv: Path, videos: Path) -> ClipTable:
         media = MediaFolder(videos, image_rate=self.options["image_rate"])
         column_names = given_columns(self.options, COLUMNS)
         table = read_clip_table(csv, column_names=column_names, encoding=self.options["encoding"])
-        found = clips_of(table, media)
-        others = media.others(clip.path for clip in found.clips if clip.path)
-        return dataclasses.replace(found, notes=[*found.notes, *others])
+        result = clips_of(table, media)
+        others = media.others(clip.path for clip in result.clips if clip.path)
+        return dataclasses.replace(result, notes=[*result.notes, *others])
 
     def _kind(self, manual_dir: Path | None) -> str:
-        """Return which of ONE_OF is given. Raises BuildError."""
-        given = [name for name in self.ONE_OF if self.options[name]]
-        if len(given) > 1 or (not given and manual_dir is None):
+        """Return which of ONE_OF the user gave. Raises BuildError."""
+        kinds = [name for name in self.ONE_OF if self.options[name]]
+        if len(kinds) > 1 or (not kinds and manual_dir is None):
             options = ", ".join(f"--{name}" for name in self.ONE_OF)
-            found = " and ".join(f"--{name}" for name in given) or "none"
-            raise BuildError(f"given: {found}; give one of {options}")
-        return given[0] if given else "csv"
+            listed = " and ".join(f"--{name}" for name in kinds) or "none"
+            raise BuildError(f"given: {listed}; give one of {options}")
+        return kinds[0] if kinds else "csv"
