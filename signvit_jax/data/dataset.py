@@ -112,7 +112,9 @@ class Split:
         return subset
 
     def __getstate__(self) -> dict[str, object]:
-        fields = ("folder", "name", "keypoint_layout", "_records")
+        fields = ["folder", "name", "keypoint_layout", "_records"]
+        if isinstance(self._records, _Subset):
+            fields.append("index")  # the index file is that of the complete split
         return {key: self.__dict__[key] for key in fields}
 
     @functools.cached_property

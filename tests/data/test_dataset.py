@@ -281,7 +281,7 @@ def test_a_record_number_out_of_range_is_an_index_error(built, i):
         open_dataset(built, "toy").split("train")[i]
 
 
-def test_a_subset_is_evenly_spaced_over_the_split(built):
+def test_a_subset_is_evenly_spaced_over_the_split(built, caplog):
     split = open_dataset(built, "toy").split("train")
     subset = pickle.loads(pickle.dumps(split.spread(3)))
     assert (
@@ -290,6 +290,9 @@ def test_a_subset_is_evenly_spaced_over_the_split(built):
         == [entry.id for entry in split.spread(3).index]
     )
     assert (subset.name, len(subset)) == ("train", 3)
+    assert len(subset.index) == 3
+    assert len(open_dataset(built, "toy").split("train").index) == 7
+    assert not caplog.records  # the index file is still that of the complete split
     assert split.spread(7) is split and split.spread(99) is split
 
 
