@@ -84,9 +84,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     print(f"{len({clip.group for clip in clips})} values of {arguments.elsewhere}; ", end="")
     print(f"{int((~query).sum())} clips have no other of their text elsewhere; chance {chance:.3f}")
     for name, make in features.items():
-        features = [make(clip) for clip in clips]
-        known = np.array([one is not None for one in features])
-        ranks = first_ranks([one for one in features if one is not None], same, elsewhere, known)
+        vectors = [make(clip) for clip in clips]
+        known = np.array([vector is not None for vector in vectors])
+        found = [vector for vector in vectors if vector is not None]
+        ranks = first_ranks(found, same, elsewhere, known)
         print(
             f"{name}: top-1 {np.mean(ranks == 1):.3f} (standard error "
             f"{np.sqrt(np.mean(ranks == 1) * np.mean(ranks != 1) / len(ranks)):.3f}), "

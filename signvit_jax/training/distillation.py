@@ -151,7 +151,7 @@ def check_teacher(trained: TrainedModel, config: Config, data: RunData) -> None:
                 "training split, or train a teacher on this data set"
             )
     model, teacher_model = config.model, teacher_config.model
-    pairs = {
+    pairs: dict[str, tuple[str, str] | tuple[int, int]] = {
         "model.ctc.source": (model.ctc.source, teacher_model.ctc.source),
         "model.decoder.memory": (model.decoder.memory, teacher_model.decoder.memory),
     }
