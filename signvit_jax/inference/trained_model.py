@@ -112,7 +112,7 @@ class TrainedModel:
 
     @property
     def min_evidence(self) -> float:
-        """The evidence of signing, in nats per frame, that nearly all signed validation clips reach.
+        """Evidence of signing, in nats per frame, that nearly all signed validation clips reach.
 
         A clip with less evidence counts as rest: see `inference.resting.evidence`. The minimum over
         the members of an ensemble. math.inf, which limits nothing in a minimum with another
