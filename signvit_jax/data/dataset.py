@@ -106,7 +106,7 @@ class Split:
             ) from error
 
     def spread(self, count: int) -> "Split":
-        """Return a split of `count` clips spaced evenly over this one, or this one if it is smaller."""
+        """Return a split of `count` clips spaced evenly over this one; all if it has fewer."""
         if count >= len(self):
             return self
         positions = [i * len(self) // count for i in range(count)]
