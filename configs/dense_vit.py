@@ -1,3 +1,3 @@
-"""The preset `dense_vit` by path; `--config=dense_vit` is the same."""
+"""The preset `dense_vit` as a config file, for `--config=configs/dense_vit.py`."""
 
 from signvit_jax.presets.dense_vit import get_config as get_config

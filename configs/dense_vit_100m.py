@@ -1,3 +1,3 @@
-"""The preset `dense_vit_100m` by path; `--config=dense_vit_100m` is the same."""
+"""The preset `dense_vit_100m` as a config file, for `--config=configs/dense_vit_100m.py`."""
 
 from signvit_jax.presets.dense_vit_100m import get_config as get_config

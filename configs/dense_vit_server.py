@@ -1,3 +1,3 @@
-"""The preset `dense_vit_server` by path; `--config=dense_vit_server` is the same."""
+"""The preset `dense_vit_server` as a config file, for `--config=configs/dense_vit_server.py`."""
 
 from signvit_jax.presets.dense_vit_server import get_config as get_config

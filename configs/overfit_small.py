@@ -1,3 +1,3 @@
-"""The preset `overfit_small` by path; `--config=overfit_small` is the same."""
+"""The preset `overfit_small` as a config file, for `--config=configs/overfit_small.py`."""
 
 from signvit_jax.presets.overfit_small import get_config as get_config

@@ -1,3 +1,3 @@
-"""The preset `reference` by path; `--config=reference` is the same."""
+"""The preset `reference` as a config file, for `--config=configs/reference.py`."""
 
 from signvit_jax.presets.reference import get_config as get_config

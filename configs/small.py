@@ -1,3 +1,3 @@
-"""The preset `small` by path; `--config=small` is the same."""
+"""The preset `small` as a config file, for `--config=configs/small.py`."""
 
 from signvit_jax.presets.small import get_config as get_config

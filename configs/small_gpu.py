@@ -1,3 +1,3 @@
-"""The preset `small_gpu` by path; `--config=small_gpu` is the same."""
+"""The preset `small_gpu` as a config file, for `--config=configs/small_gpu.py`."""
 
 from signvit_jax.presets.small_gpu import get_config as get_config

@@ -1,4 +1,4 @@
-"""TTML (.ttml), in the text profile of IMSC 1.1, which broadcasters and streaming services take."""
+"""TTML caption files (.ttml) in the text profile of IMSC 1.1, for broadcasters and streaming."""
 
 import html
 import re
@@ -27,22 +27,23 @@ _TAIL = """    </div>
   </body>
 </tt>
 """
-# XML 1.0 has no way to write these two code points, which stand for no character.
+# XML 1.0 cannot hold these two code points, which are not characters. (Other code points that it
+# cannot hold are removed from every cue.)
 _NOT_IN_XML = re.compile("[\ufffe\uffff]")
 
 
 def as_ttml(cues: Sequence[Cue], language: str = "") -> str:
-    """Return the text of a .ttml file; `language` is a tag such as "de", empty if not known."""
+    """Return the content of a .ttml file. `language`: a tag such as "de", "" if not known."""
     return _HEAD.format(language=xml_text(language)) + "".join(map(_paragraph, cues)) + _TAIL
 
 
 def xml_text(text: str) -> str:
-    """The text as the content of an element or attribute."""
+    """Return the text escaped, for an element or for an attribute in double quotes."""
     return html.escape(_NOT_IN_XML.sub("\ufffd", text), quote=True).replace("&#x27;", "'")
 
 
 def _paragraph(cue: Cue) -> str:
-    # The direction is an attribute here, and needs no marks.
+    # Remove the marks of right-to-left lines: TTML has an attribute for the direction.
     lines = (line.strip(RIGHT_TO_LEFT_MARK) for line in cue.shown)
     text = "<br/>".join(map(xml_text, lines))
     direction = ""
@@ -52,6 +53,7 @@ def _paragraph(cue: Cue) -> str:
 
 
 def _clock(milliseconds: int) -> str:
+    """Return a time as HH:MM:SS.mmm."""
     seconds, milliseconds = divmod(milliseconds, 1000)
     minutes, seconds = divmod(seconds, 60)
     hours, minutes = divmod(minutes, 60)

@@ -1,7 +1,7 @@
-"""A built TFDS data set, read record by record without TensorFlow.
+"""Reading of a built TFDS data set, record by record and without TensorFlow.
 
-TFDS lists the shards of each split; ArrayRecord reads a record by its number. JPEG frames stay
-encoded: the caller decodes those that it samples.
+TFDS lists the shards of each split. ArrayRecord reads single records by their numbers. JPEG frames
+stay encoded: the caller decodes only the frames that it samples.
 """
 
 import contextlib
@@ -33,37 +33,38 @@ Shards = Sequence[Any]  # TFDS's file instructions; their types do not fit Array
 _VERSION = re.compile(r"\d+\.\d+\.\d+")
 _INFO_FILE = "dataset_info.json"
 _REPORT_FILE = "build_report.json"
-# How many records an index is compared with. 1,000 records of 500 kB take seconds; all 127,000
-# records of a large data set would take ten minutes.
+# The number of records with which an index file is compared before it is used, if it has a digest
+# and if it has none. To read 1,000 records of 500 kB takes seconds; all 127,000 records of a large
+# data set would take ten minutes.
 _NUM_COMPARED = 3
 _NUM_COMPARED_WITHOUT_DIGEST = 1000
-_THREADS = 4
+_THREADS = 4  # that read records at the same time
 
 
 class DatasetError(SignVitError, ValueError):
-    """A data set that is missing, incomplete or of another schema.
+    """A data set that is missing, is incomplete or has another schema.
 
-    The message names what is there and what to do.
+    The message says what is there and what to do.
     """
 
 
 class SplitIdentity(TypedDict):
-    """What distinguishes a split from others."""
+    """What distinguishes a split from the same split of another build."""
 
     clips: int
     bytes: int  # of all records
-    digest: str | None  # of the index; None if files are missing
+    digest: str | None  # of the index; None if files of the split are missing
 
 
 class Identity(TypedDict):
     """What distinguishes a data set from others."""
 
     splits: dict[str, SplitIdentity]
-    settings: dict[str, object] | None  # the builder's options; None without its report
+    settings: dict[str, object] | None  # the builder's options; None without a build report
 
 
 class _Records(Protocol):
-    """Serialized records by their number, as `ArrayRecordDataSource` has them."""
+    """Serialized records by number; the part of `ArrayRecordDataSource` that a split uses."""
 
     def __len__(self) -> int: ...
 
@@ -71,7 +72,10 @@ class _Records(Protocol):
 
 
 class Split:
-    """The records of one split. A pickle holds no records: each process opens the shards itself."""
+    """The records of one split.
+
+    A pickled split has no records in it: each process that unpickles it opens the shards again.
+    """
 
     def __init__(
         self,
@@ -102,11 +106,11 @@ class Split:
             ) from error
 
     def spread(self, count: int) -> "Split":
-        """Return `count` clips, evenly spaced over the split; all if it has no more."""
+        """Return a split of `count` clips spaced evenly over this one; all if it has fewer."""
         if count >= len(self):
             return self
         positions = [i * len(self) // count for i in range(count)]
-        subset = Split(self.folder, self.name, (), self.keypoint_layout)
+        subset = Split(self.folder, self.name, shards=(), keypoint_layout=self.keypoint_layout)
         subset._records = _Subset(self._records, positions)
         subset.index = [self.index[i] for i in positions]
         return subset
@@ -121,9 +125,9 @@ class Split:
     def index(self) -> list[IndexEntry]:
         """The description of each clip without its frames, in the order of the records.
 
-        It is read from `<split>.index.jsonl` if that file exists, has the recorded digest and
-        agrees with a few records; otherwise from all records, once. An index of an earlier release,
-        which has no digest, is compared with more records.
+        Read from `<split>.index.jsonl` if that file exists, has the recorded digest and agrees with
+        a few records. Otherwise read from all records, and the file is written again. An index of
+        an earlier release has no digest; it is compared with more records.
         """
         try:
             entries = schema.read_index(self.folder, self.name)
@@ -144,9 +148,9 @@ class Split:
 
     @functools.cached_property
     def fingerprint(self) -> str:
-        """16 hexadecimal digits of the ids, texts, glosses and frame counts, in order.
+        """Hash of the ids, texts, glosses and frame counts in order, as 16 hexadecimal digits.
 
-        Part of the data position in every checkpoint.
+        Every checkpoint has it in its data position: a resumed run must read the same clips.
         """
         return _digest(
             (entry.id, entry.text, entry.gloss, entry.num_frames) for entry in self.index
@@ -154,14 +158,14 @@ class Split:
 
     @functools.cached_property
     def digest(self) -> str:
-        """16 hexadecimal digits of all index entries, in order."""
+        """Hash of all index entries in their order, as 16 hexadecimal digits."""
         return _digest(stored_values(entry) for entry in self.index)
 
-    def _agrees(self, entries: list[IndexEntry], compared: int) -> bool:
-        """Return True if all records have entries, and `compared` of them match."""
+    def _agrees(self, entries: list[IndexEntry], num_compared: int) -> bool:
+        """Return True if there is one entry per record, and `num_compared` of them are right."""
         if len(entries) != len(self):
             return False
-        positions = np.linspace(0, len(self) - 1, min(compared, len(self))).astype(int)
+        positions = np.linspace(0, len(self) - 1, min(num_compared, len(self))).astype(int)
 
         def matches(i: int) -> bool:
             return stored_values(entries[i]) == stored_values(index_entry(self[i]))
@@ -177,11 +181,12 @@ class Split:
             min(_NUM_COMPARED_WITHOUT_DIGEST, len(self)),
             len(self),
         )
-        # Where the folder cannot be written, the comparison is repeated at each start.
+        # If the folder is read-only, the next start compares the records again.
         with contextlib.suppress(OSError):
             schema.write_index_digest(self.folder, self.name)
 
     def _scan(self) -> list[IndexEntry]:
+        """Return the index read from all records, after saving it if the folder can be written."""
         log.info(
             "reading all %d records of split %r in %s for its index",
             len(self),
@@ -203,7 +208,7 @@ class Split:
 
 
 class _Subset:
-    """The records at some positions of others."""
+    """The records at the given positions of other records."""
 
     def __init__(self, records: _Records, positions: Sequence[int]):
         self._records = records
@@ -226,9 +231,10 @@ class SignDataset:
         sizes: Mapping[str, tuple[int, int]],
         keypoint_layout: KeypointLayout | None = None,
     ):
-        """`shards` and `sizes` are by split; a size is (number of records, their bytes).
+        """Create a data set of splits that are opened later.
 
-        `keypoint_layout`: the points beside the frames; None if the data set has no keypoints.
+        `shards`: split -> its files. `sizes`: split -> (number of records, bytes of all records).
+        `keypoint_layout`: the points of each frame; None if the data set has no keypoints.
         """
         self.folder = folder
         self.keypoint_layout = keypoint_layout
@@ -271,9 +277,9 @@ class SignDataset:
     def identity(self) -> Identity:
         """Return what distinguishes this data set from others, as JSON values.
 
-        That is the number of clips, their bytes and the index digest of every split, and the
-        builder's options if its report exists. The number of bytes stands for the frames: it
-        differs with another JPEG quality, image size or frame rate.
+        Of every split: the number of clips, of bytes, and the index digest. If the build report
+        exists: the builder's options. Frames are not compared; another JPEG quality, image size or
+        frame rate shows in the number of bytes.
         """
         splits: dict[str, SplitIdentity] = {
             name: {"clips": clips, "bytes": size, "digest": self._split_digest(name)}
@@ -282,14 +288,17 @@ class SignDataset:
         return {"splits": splits, "settings": self._settings()}
 
     def _split_digest(self, name: str) -> str | None:
-        """The digest of a split, or None if its files are missing: a run needs no test split."""
+        """Return the digest of a split, or None without its files: a run needs no test split."""
         try:
             return self.split(name).digest
         except DatasetError:
             return None
 
     def _settings(self) -> dict[str, object] | None:
-        """The builder's options, or None without a report: deleted, or built by TFDS alone."""
+        """Return the builder's options, or None without a report.
+
+        The report is missing if somebody deleted it, or if TFDS's own command built the data set.
+        """
         try:
             report = json.loads((self.folder / _REPORT_FILE).read_text(encoding="utf-8"))
             settings = report["settings"]
@@ -301,15 +310,16 @@ class SignDataset:
 def open_dataset(data_dir: str | Path, name: str) -> SignDataset:
     """Open the newest version of a data set under `data_dir`.
 
-    `name` is "name" or "name/config", with "/1.0.0" for a certain version. Raises DatasetError.
+    `name`: "isign" or "isign/CONFIG" of the builder; with "/1.0.0" at the end for that version.
+    Raises DatasetError.
     """
     if is_address(data_dir):
         raise DatasetError(f"the data folder {str(data_dir)!r} is an address; allowed: {ALLOWED}")
     try:
         folder = _version_folder(Path(data_dir).expanduser(), name)
-    except (OSError, RuntimeError) as error:  # not readable; "~" without a home
+    except (OSError, RuntimeError) as error:  # RuntimeError: "~" without a home
         raise DatasetError(f"{data_dir} (config.data.data_dir) cannot be read: {error}") from error
-    import tensorflow_datasets as tfds  # takes a second; reading processes do without it
+    import tensorflow_datasets as tfds  # takes a second, and worker processes do not need it
 
     advice = _build_command(name, data_dir)
     try:
@@ -319,8 +329,8 @@ def open_dataset(data_dir: str | Path, name: str) -> SignDataset:
                 f"{folder} is stored as {info.file_format and info.file_format.value!r}; "
                 f"allowed: 'array_record'. {advice}"
             )
-        stored = info.features
-        names = stored.keys() if isinstance(stored, tfds.features.FeaturesDict) else ()
+        features = info.features
+        names = features.keys() if isinstance(features, tfds.features.FeaturesDict) else ()
         missing = sorted(set(schema.features()) - set(names))
         shards = {
             split: list(part.file_instructions) if part.num_examples else []
@@ -353,7 +363,7 @@ def open_dataset(data_dir: str | Path, name: str) -> SignDataset:
 
 
 def _version_folder(data_dir: Path, name: str) -> Path:
-    """The folder of the newest version, or of the one that `name` gives. Raises DatasetError."""
+    """Return the folder of the version in `name`, or else of the newest. Raises DatasetError."""
     advice = _build_command(name, data_dir)
     if not data_dir.is_dir():
         raise DatasetError(f"no folder {str(data_dir)!r} (config.data.data_dir). {advice}")
@@ -363,18 +373,18 @@ def _version_folder(data_dir: Path, name: str) -> Path:
     versions = _versions(folder)
     if versions:
         return versions[-1]
-    configs = [f"{name}/{below.name}" for below in _folders(folder) if _versions(below)]
+    configs = [f"{name}/{config.name}" for config in _folders(folder) if _versions(config)]
     if configs:
         raise DatasetError(
             f"data set {name!r} under {str(data_dir)!r} has several configs: {_listed(configs)}; "
             "set config.data.name to one of them"
         )
     built = [
-        below.name
-        for below in _folders(data_dir)
-        if _versions(below) or any(_versions(config) for config in _folders(below))
+        dataset.name
+        for dataset in _folders(data_dir)
+        if _versions(dataset) or any(_versions(config) for config in _folders(dataset))
     ]
-    interrupted = any(below.name.startswith("incomplete.") for below in _folders(folder))
+    interrupted = any(child.name.startswith("incomplete.") for child in _folders(folder))
     state = "is incomplete: its build was interrupted" if interrupted else "is not built"
     raise DatasetError(
         f"data set {name!r} {state}; under {str(data_dir)!r} there are {_listed(built)} "
@@ -383,17 +393,18 @@ def _version_folder(data_dir: Path, name: str) -> Path:
 
 
 def _folders(folder: Path) -> list[Path]:
-    return sorted(below for below in folder.iterdir() if below.is_dir()) if folder.is_dir() else []
+    """Return the folders in `folder`, sorted; none if it does not exist."""
+    return sorted(child for child in folder.iterdir() if child.is_dir()) if folder.is_dir() else []
 
 
 def _versions(folder: Path) -> list[Path]:
-    """Version folders that hold a complete data set, the newest last."""
+    """Return the version folders that hold a complete data set, the newest last."""
     complete = [
-        below
-        for below in _folders(folder)
-        if _VERSION.fullmatch(below.name) and (below / _INFO_FILE).is_file()
+        version
+        for version in _folders(folder)
+        if _VERSION.fullmatch(version.name) and (version / _INFO_FILE).is_file()
     ]
-    return sorted(complete, key=lambda below: tuple(map(int, below.name.split("."))))
+    return sorted(complete, key=lambda version: tuple(map(int, version.name.split("."))))
 
 
 def _build_command(name: str, data_dir: str | Path) -> str:

@@ -1,4 +1,4 @@
-"""Check of runs of several processes: who started them, and whether process 0 can be reached."""
+"""Check of a run of several processes: what started them, and can process 0 be reached?"""
 
 import contextlib
 import dataclasses
@@ -11,26 +11,29 @@ from pathlib import Path
 
 from signvit_jax.doctor.findings import Finding, Request, joined
 
-_CONNECT_SECONDS = 3.0
-_CLOCK_SECONDS = 5.0  # a larger difference of clocks is worth a note
+_CONNECT_SECONDS = 3.0  # time limit of a connection to process 0
+_MAX_CLOCK_SECONDS = 5.0  # a larger difference between clocks gets a note
 
-# Starter of processes -> variables with the number of processes and with the number of this one.
+# Program that starts several processes -> two environment variables: the number of processes ("" if
+# it sets none), and the number of this process. TPU_WORKER_HOSTNAMES is a list with commas.
 _STARTERS = {
     "Slurm": ("SLURM_STEP_NUM_TASKS", "SLURM_PROCID"),
     "Open MPI": ("OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_RANK"),
     "a TPU pod": ("TPU_WORKER_HOSTNAMES", "TPU_WORKER_ID"),
     "Kubernetes": ("", "JOB_COMPLETION_INDEX"),
 }
-_JOINED_BY_TRAIN = "Slurm"
+_JOINED_BY_TRAIN = "Slurm"  # `train` connects processes of this starter without flags
 
 
 @dataclasses.dataclass(frozen=True)
 class HostFacts:
-    """Processes that train together. `processes`: 0 if their number is not known.
+    """The processes that train together, as this process sees them.
 
-    `coordinator`: the address of process 0, "" if none is set. `reachable`: "yes", "refused" (the
-    host answers; nobody listens), or the error. `clock`: seconds by which the file server of the
-    workdir is ahead of this machine; 0 without a workdir.
+    `starter`: a key of _STARTERS, "" if there is only one process. `processes`: their number, 0 if
+    it is not known. `coordinator`: the address of process 0, "" if none is set. `reachable`: "yes",
+    "refused" (the host answers, but no process listens on the port), the error, or "" if no
+    connection was tried. `clock`: seconds by which the clock of the workdir's file server is ahead
+    of this machine; 0 without a workdir.
     """
 
     starter: str = ""
@@ -50,7 +53,7 @@ def probe_hosts(request: Request, environment: Mapping[str, str] = os.environ) -
         processes=processes,
         process_id=process_id,
         coordinator=coordinator,
-        reachable=_reach(coordinator) if coordinator and process_id else "",
+        reachable=_reach(coordinator) if coordinator and process_id != 0 else "",
         clock=_clock_difference(request.workdir) if request.workdir else 0.0,
     )
 
@@ -64,20 +67,21 @@ def _started_by(environment: Mapping[str, str]) -> tuple[str, int, int]:
         if "HOSTNAMES" in count_variable and text:
             count = len(text.split(","))
         else:
-            count = _integer(text, 0)
+            count = _integer_or_0(text)
         if count != 1:
-            return starter, count, _integer(environment.get(id_variable, ""), 0)
+            return starter, count, _integer_or_0(environment[id_variable])
     return "", 1, 0
 
 
-def _integer(text: str, otherwise: int) -> int:
-    return int(text) if text.isdecimal() else otherwise
+def _integer_or_0(text: str) -> int:
+    return int(text) if text.isdecimal() else 0
 
 
 def _reach(address: str) -> str:
+    """Connect to HOST:PORT; return "yes", "refused" or the error."""
     host, _, port = address.rpartition(":")
     try:
-        with socket.create_connection((host, _integer(port, 0)), timeout=_CONNECT_SECONDS):
+        with socket.create_connection((host, _integer_or_0(port)), timeout=_CONNECT_SECONDS):
             return "yes"
     except ConnectionRefusedError:
         return "refused"
@@ -86,25 +90,28 @@ def _reach(address: str) -> str:
 
 
 def _clock_difference(folder: str) -> float:
-    """Seconds by which the clock of a folder's file server is ahead of this machine's.
+    """Return the seconds by which the clock of a folder's file server is ahead of this machine's.
 
-    A file is written there. If its time is between those before and after writing, return 0.
+    The file server sets the time of a file that this machine writes. If it is between the times of
+    this machine before and after writing, or if the folder cannot be written, return 0.
     """
-    place = Path(folder).absolute()
-    while not place.is_dir():
-        place = place.parent
-    with contextlib.suppress(OSError), tempfile.NamedTemporaryFile(dir=place) as file:
+    existing = Path(folder).absolute()
+    while not existing.is_dir():  # the workdir may not exist yet
+        existing = existing.parent
+    with contextlib.suppress(OSError), tempfile.NamedTemporaryFile(dir=existing) as file:
         before = time.time()
         file.write(b"x")
         file.flush()
         os.fsync(file.fileno())
         after = time.time()
         written = os.stat(file.name).st_mtime
-        return round(written - min(max(written, before), after), 3)
+        nearest = min(max(written, before), after)  # in the interval from `before` to `after`
+        return round(written - nearest, 3)
     return 0.0
 
 
 def check_hosts(facts: HostFacts) -> Finding:
+    """Return one finding about starter, coordinator and clocks."""
     findings = [_processes(facts)]
     if facts.coordinator and facts.reachable not in ("", "yes", "refused"):
         findings.append(
@@ -117,9 +124,10 @@ def check_hosts(facts: HostFacts) -> Finding:
             )
         )
     elif facts.coordinator:
-        state = {"yes": "answers", "refused": "has no run yet"}.get(facts.reachable, "is this one")
+        states = {"yes": "answers", "refused": "has no run yet", "": "is this one"}
+        state = states[facts.reachable]
         findings.append(Finding("", "ok", f"process 0 at {facts.coordinator} {state}"))
-    if abs(facts.clock) > _CLOCK_SECONDS:
+    if abs(facts.clock) > _MAX_CLOCK_SECONDS:
         findings.append(
             Finding(
                 "",

@@ -1,4 +1,4 @@
-"""Check of the video reader: it reads short videos that are drawn for it."""
+"""Check that the video reader reads short videos, which the check itself writes."""
 
 import dataclasses
 import tempfile
@@ -9,9 +9,9 @@ from signvit_jax.doctor.findings import Finding, Request
 
 _RATE = 25  # frames per second
 _SECONDS = 3
-FRAMES = _RATE * _SECONDS
+FRAMES = _RATE * _SECONDS  # of each video
 _HEIGHT, _WIDTH = 48, 64
-# Name -> file, encoder and pixel format.
+# Kind of video -> file, encoder and pixel format.
 _KINDS = {
     "h264": ("clip.mp4", "libx264", "yuv420p"),
     "vp9": ("clip.webm", "libvpx-vp9", "yuv420p"),
@@ -21,10 +21,11 @@ _KINDS = {
 
 @dataclasses.dataclass(frozen=True)
 class CodecFacts:
-    """Frames that were read of each kind of video, of FRAMES that were written.
+    """The result of reading one video of each kind.
 
-    `errors`: by kind, why it was not read. `not_written`: kinds that this build of FFmpeg cannot
-    write, so that they could not be tried.
+    `read`: kind -> number of frames read, of the FRAMES in the file. `errors`: kind -> why its
+    video could not be read. `not_written`: kinds that this FFmpeg cannot write, so that reading
+    could not be tried. `version`: of PyAV.
     """
 
     read: dict[str, int]
@@ -35,7 +36,7 @@ class CodecFacts:
 
 def probe_codecs(request: Request) -> CodecFacts:
     """Write videos, and read them as `translate` and `build` do: in a process with limits."""
-    del request
+    del request  # every check gets one; this check needs nothing of it
     import av
     from av.error import FFmpegError
 
@@ -50,19 +51,19 @@ def probe_codecs(request: Request) -> CodecFacts:
             try:
                 _draw(path, encoder, pixel_format)
             except (FFmpegError, ValueError) as error:
-                del error  # an encoder that FFmpeg was built without; reading does not need it
+                del error  # this FFmpeg has no such encoder, which reading does not need
                 not_written.append(kind)
                 continue
             try:
                 frames = reader.iterate(path, Sampling(), VideoLimits(wall_seconds=10))
-                read[kind] = sum(1 for _ in frames)
+                read[kind] = sum(1 for _ in frames)  # count them without keeping them
             except VideoDecodeError as error:
                 errors[kind] = error.reason
     return CodecFacts(read, errors, tuple(not_written), av.__version__)
 
 
 def _draw(path: Path, encoder: str, pixel_format: str) -> None:
-    """Write a video in which a bar moves over a plane that grows brighter."""
+    """Write a video of a bar that moves over a background that grows brighter."""
     import av
     import numpy as np
 
@@ -76,13 +77,15 @@ def _draw(path: Path, encoder: str, pixel_format: str) -> None:
             frame = av.VideoFrame.from_ndarray(image, "rgb24")
             frame.pts, frame.time_base = number, Fraction(1, _RATE)
             container.mux(stream.encode(frame.reformat(format=pixel_format)))
-        container.mux(stream.encode())
+        container.mux(stream.encode())  # the frames that the encoder still holds
 
 
 def check_codecs(facts: CodecFacts) -> Finding:
-    wrong = {kind: f"{count} of {FRAMES} frames" for kind, count in facts.read.items()}
-    wrong = {kind: text for kind, text in wrong.items() if facts.read[kind] != FRAMES}
-    if problems := wrong | facts.errors:
+    """Return "bad" if a video is not read completely, "note" if one could not be tried."""
+    incomplete = {
+        kind: f"{count} of {FRAMES} frames" for kind, count in facts.read.items() if count != FRAMES
+    }
+    if problems := incomplete | facts.errors:
         listed = "; ".join(f"{kind}: {text}" for kind, text in problems.items())
         return Finding(
             "codecs",
@@ -99,4 +102,4 @@ def check_codecs(facts: CodecFacts) -> Finding:
             f"{found}; not tried, because it cannot write them: {', '.join(facts.not_written)}",
             "nothing, if your videos are read: signvit check DATA",
         )
-    return Finding("codecs", "ok", f"{found}: every frame of 3 seconds each")
+    return Finding("codecs", "ok", f"{found}: every frame of {_SECONDS} seconds each")

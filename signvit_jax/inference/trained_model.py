@@ -1,6 +1,6 @@
-"""Trained models of workdirs, for evaluation and translation.
+"""Trained models, loaded from workdirs for evaluation and translation.
 
-Only JSON files and parameters are read; no config file is executed.
+Loading reads only JSON files and parameters. It executes no config file.
 """
 
 import dataclasses
@@ -37,17 +37,20 @@ from signvit_jax.text.tokenizer import Tokenizer
 
 log = logging.getLogger(__name__)
 
-# Keys of `config.data` on which the models of an ensemble, or a teacher and its student, must
-# agree: one batch of clips then serves all of them.
+# Keys of `config.data` that must have the same values in all models of an ensemble, and in a
+# teacher and its student: these models get the same batches of clips.
 SHARED_KEYS = ("num_frames", "image_size", "sampling", "frame_rate", "frame_buckets", "resize_mode")
 
-# CTC loss on the validation split, in nats per label. A head that has learned nothing yet predicts
-# the blank, or the most frequent labels, and its loss stays near 2.3.
-_UNTRAINED_CTC_LOSS = 1.2
+# A CTC head counts as trained if its loss on the validation split is lower than this, in nats per
+# label. A head that has learned nothing yet predicts only the blank or the most frequent labels;
+# its loss stays near 2.3 (docs/learning.md, "The plateau"). The limit is about half of that.
+_MAX_TRAINED_CTC_LOSS = 1.2
 
 
 @dataclasses.dataclass(frozen=True)
 class _BindEnsemble:
+    """The `bind` of an ensemble; ensembles of equal models have equal ones."""
+
     binds: tuple[Callable[[PyTree], SignTranslator], ...]
 
     def __call__(self, weights: Sequence[PyTree]) -> Models:
@@ -56,7 +59,10 @@ class _BindEnsemble:
 
 @dataclasses.dataclass(frozen=True)
 class TrainedModel:
-    """A model and its parameters. With `others` it is an ensemble, which averages probabilities."""
+    """A model and its parameters.
+
+    With `others` it is the first member of an ensemble, whose predicted probabilities are averaged.
+    """
 
     workdir: Workdir
     config: Config
@@ -65,27 +71,38 @@ class TrainedModel:
     definition: ModelDefinition | ModifiedDefinition
     mesh: Mesh
     params: PyTree
-    step: int  # of the checkpoint that the parameters are from
+    step: int  # the training step of the checkpoint with these parameters
     others: tuple["TrainedModel", ...] = ()
-    encode: Encode | None = None  # runs in place of the model's own encoder
-    calibration: Calibration | None = None  # of confidences; always None for an ensemble
-    # The checkpoint's metrics on the validation split, if they are known.
+    encode: Encode | None = None  # replaces the model's own encoder, as in an export; usually None
+    calibration: Calibration | None = None  # scales of confidences; always None for an ensemble
+    # Metrics on the validation split: name -> value. Empty if the checkpoint has none, because it
+    # was saved before the first validation, was converted, or was exported by an earlier release.
     validation: Mapping[str, float] = dataclasses.field(default_factory=dict)
 
     @property
     def has_trained_ctc(self) -> bool:
-        """Return True if the CTC head has learned its labels and so can tell if somebody signs."""
-        return self._same_ctc_labels() and all(
-            member.config.training.ctc_weight > 0
-            and member.validation.get("ctc", 0.0) < _UNTRAINED_CTC_LOSS
-            for member in self.members
-        )
+        """True if the CTC head has learned its labels: then it also shows whether somebody signs.
+
+        In an ensemble every member must have such a head, and all heads the same labels. If the
+        checkpoint has no validation loss of CTC, the head counts as trained: training gave it a
+        weight, and nothing shows that it failed.
+        """
+        if not self._same_ctc_labels():
+            return False
+        for member in self.members:
+            ctc_loss = member.validation.get("ctc")
+            is_trained = ctc_loss is None or ctc_loss < _MAX_TRAINED_CTC_LOSS
+            if not is_trained or member.config.training.ctc_weight <= 0:
+                return False
+        return True
 
     @property
     def ctc_gives_times(self) -> bool:
-        """Return True if the CTC head also tells when a sign is made.
+        """True if the CTC head also shows at what time each sign is made.
 
-        False for a head that finds no sign in some signed clips: it was trained on too few.
+        A head that reads queries instead of frames has no times. A head that finds no sign in some
+        signed clips (`min_evidence` is 0) was trained on too few clips, and its times are
+        unreliable.
         """
         return (
             self.has_trained_ctc
@@ -95,9 +112,11 @@ class TrainedModel:
 
     @property
     def min_evidence(self) -> float:
-        """Evidence (inference.resting) that nearly all signed validation clips reach.
+        """Evidence of signing, in nats per frame, that nearly all signed validation clips reach.
 
-        Infinite if validation did not measure it.
+        A clip with less evidence counts as rest: see `inference.resting.evidence`. The minimum over
+        the members of an ensemble. math.inf, which limits nothing in a minimum with another
+        threshold, if validation has measured the evidence of no member.
         """
         return min(member.validation.get("ctc_evidence", math.inf) for member in self.members)
 
@@ -115,14 +134,15 @@ class TrainedModel:
         return self.vocabularies.ctc
 
     def define(self, policy: ComputePolicy) -> ModelDefinition:
-        """A definition of this model with another compute policy."""
+        """Return the definition of this model with another compute policy."""
         return ModelDefinition(self.config, *self.vocabularies.sizes, policy)
 
     @property
     def bind(self) -> Callable[[PyTree], Models]:
-        """The function that makes the model, or a tuple of models, of `weights`.
+        """The function from `weights` to the model, or to the tuple of an ensemble's models.
 
-        Equal models have equal functions: compiled programs are cached by them.
+        Equal models have equal functions. Compiled programs are cached with this function as the
+        key, so equal models share them.
         """
         if not self.others:
             return self.definition.bind
@@ -130,7 +150,7 @@ class TrainedModel:
 
     @property
     def weights(self) -> PyTree:
-        """The parameters for `predictor`: those of the model, or a tuple for an ensemble."""
+        """The argument of `bind`: the model's parameters, or a tuple of them for an ensemble."""
         if not self.others:
             return self.params
         return tuple(member.params for member in self.members)
@@ -138,15 +158,17 @@ class TrainedModel:
     def predictor(
         self, decoders: Sequence[str], **inference: Unpack[InferenceOptions]
     ) -> Predictor:
-        """Compiled decoders, to be called with `weights`; `inference` replaces the config's values.
+        """Return a predictor that runs `decoders`; call it with `weights` and a batch.
 
-        Raises ConfigError for an unknown decoder, for values outside their range, and for decoders
-        that these models cannot run.
+        `inference`: options that replace values of `config.inference`. Raises ConfigError for an
+        unknown decoder, for values outside their range, and for decoders that this model or this
+        ensemble cannot run.
         """
         if unknown := [name for name in decoders if name not in DECODERS]:
             raise ConfigError(f"decode is {unknown[0]!r}; allowed: {', '.join(DECODERS)}")
         values = dataclasses.asdict(self.config)
-        config = from_mapping(values | {"inference": values["inference"] | inference}).inference
+        values["inference"] |= inference
+        config = from_mapping(values).inference  # checks the ranges
         if config.n_best > config.beam_size:
             raise ConfigError(
                 f"config.inference.n_best is {config.n_best}; allowed: 1 to inference.beam_size = "
@@ -157,13 +179,13 @@ class TrainedModel:
             for name in decoders
             if name in CTC_DECODERS or (name == "beam" and config.ctc_weight)
         ]
-        glosses = [member for member in self.members if member.gloss_tokenizer]
-        if "beam" in uses_ctc and glosses:
+        spelling_glosses = [member for member in self.members if member.gloss_tokenizer]
+        if "beam" in uses_ctc and spelling_glosses:
             raise ConfigError(
                 f"config.inference.ctc_weight is {config.ctc_weight:g}, but the CTC head of "
-                f"{glosses[0].workdir.path} spells glosses (model.ctc.target 'gloss'); set "
-                "inference.ctc_weight to 0: only a head that spells text can score the decoder's "
-                "sentences"
+                f"{spelling_glosses[0].workdir.path} spells glosses (model.ctc.target 'gloss'); "
+                "set inference.ctc_weight to 0: only a head that spells text can score the "
+                "decoder's sentences"
             )
         if uses_ctc and not self._same_ctc_labels():
             raise ConfigError(
@@ -192,14 +214,16 @@ class TrainedModel:
 def load_trained(
     path: str | os.PathLike | Sequence[str | os.PathLike], checkpoint: str | int = "best"
 ) -> TrainedModel:
-    """Load a checkpoint of a workdir, on all devices of this process.
+    """Load the model of a workdir, on all devices of this process.
 
-    The weights are the averaged ones if the run kept them. `checkpoint` is "best", "last" or a
-    step. Several workdirs, in a list or separated by commas, are an ensemble. Raises WorkdirError
-    for a path that is not a workdir, ConfigError for models that cannot be averaged, and
-    CheckpointError for weights that cannot be read.
+    `path`: a workdir. Several workdirs, in a list or separated by commas, become an ensemble.
+    `checkpoint`: "best", "last" or a step. If the run kept averaged weights (EMA), the model has
+    those.
+
+    Raises WorkdirError for a path that is not a workdir, ConfigError for models that cannot form an
+    ensemble, and CheckpointError for weights that cannot be read.
     """
-    workdirs = [Workdir.open(one) for one in _workdirs(path)]
+    workdirs = [Workdir.open(folder) for folder in _workdirs(path)]
     opened = [(workdir, *read_model_files(workdir)) for workdir in workdirs]
     _check_ensemble(opened)
     first, *others = [_load(*files, checkpoint) for files in opened]
@@ -207,9 +231,9 @@ def load_trained(
 
 
 def with_calibration(model: TrainedModel) -> TrainedModel:
-    """The model with the `calibration.json` of its folder, if there is one.
+    """Return the model with the `calibration.json` of its folder, if there is one.
 
-    Raises CalibrationError.
+    Raises CalibrationError if that file cannot be read.
     """
     file = model.workdir.calibration_json
     if not file.exists():
@@ -247,7 +271,7 @@ def read_model_files(workdir: Workdir) -> tuple[Config, Vocabularies]:
 def _workdirs(path: str | os.PathLike | Sequence[str | os.PathLike]) -> list[str | os.PathLike]:
     if not isinstance(path, str | os.PathLike):
         paths = list(path)
-    elif Path(path).exists():  # a folder whose name has a comma is one folder
+    elif Path(path).exists():  # one folder, even if its name has a comma
         paths = [path]
     else:
         paths = [part for part in os.fspath(path).split(",") if part]
@@ -258,16 +282,18 @@ def _workdirs(path: str | os.PathLike | Sequence[str | os.PathLike]) -> list[str
 
 def inference_policy(config: Config) -> ComputePolicy:
     """Return how the model of a run computes on the devices of this process."""
-    # The run's attention was chosen for the devices that it trained on; choose for these instead.
+    # The config's attention kernel was chosen for the devices of the training run; choose one for
+    # the devices of this process instead.
     policy = dataclasses.replace(compute_policy(config), attention="auto")
-    # bfloat16 saves nothing on a CPU, and one row of the output matrix takes many times as long.
+    # bfloat16 saves no time on a CPU. Decoding even becomes slower: the product of one row (one
+    # token) with the output matrix takes many times as long as in float32.
     if jax.default_backend() == "cpu":
         policy = dataclasses.replace(policy, dtype=jnp.float32)
     return policy
 
 
 def _check_ensemble(opened: list[tuple[Workdir, Config, Vocabularies]]) -> None:
-    """Raise ConfigError for models that cannot be averaged, before any weights are read."""
+    """Raise ConfigError for models that cannot form an ensemble, before weights are read."""
     (first, config, (tokenizer, _)), *others = opened
     for workdir, other_config, (other_tokenizer, _) in others:
         if other_tokenizer.tokens != tokenizer.tokens:
@@ -290,8 +316,8 @@ def _load(
     workdir: Workdir, config: Config, vocabularies: Vocabularies, checkpoint: str | int
 ) -> TrainedModel:
     definition = ModelDefinition(config, *vocabularies.sizes, inference_policy(config))
-    # Inference is data parallel over the devices of this process: the mesh of the run may not
-    # exist.
+    # The default mesh: data parallel over the devices of this process, which may have too few
+    # devices for the mesh of the training run.
     mesh = make_mesh(MeshConfig())
     abstract = definition.abstract_params()
     target = jax.tree.map(

@@ -1,7 +1,7 @@
-"""Programs compiled ahead of the first step.
+"""Compilation of the steps for all batch shapes before the first step of a run.
 
-No step has to wait for compilation in the middle of a run, and a program that needs more memory
-than a device has is found before the first step.
+Then no step waits for compilation in the middle of the run, and a step that needs more memory than
+a device has fails at the start.
 """
 
 from collections.abc import Mapping
@@ -14,7 +14,10 @@ Shapes = dict[str, jax.ShapeDtypeStruct]
 
 
 class JittedStep[State, Result](Protocol):
-    """A jitted function of (state or parameters, batch)."""
+    """A function of `jax.jit` from (state, batch) to a result.
+
+    The state of a training step is the train state, that of an evaluation step the parameters.
+    """
 
     def __call__(self, state: State, batch: Mapping[str, jax.Array], /) -> Result: ...
 
@@ -24,9 +27,9 @@ class JittedStep[State, Result](Protocol):
 
 
 class CompiledSteps[State, Result]:
-    """A `JittedStep` with one program per shape of batch.
+    """A `JittedStep` with one compiled program per batch shape.
 
-    Shapes that were not given to `compile` are compiled when they occur, as by `jax.jit`.
+    A batch with shapes that were not given to `compile` goes to `jax.jit`, which compiles then.
     """
 
     def __init__(self, step: JittedStep[State, Result]):
@@ -35,18 +38,22 @@ class CompiledSteps[State, Result]:
         self.lower = step.lower
 
     def compile(self, state: State, batch: Shapes) -> jax.stages.Compiled:
-        """Return the program for these shapes, which carry their shardings; compile it once."""
+        """Return the program for these shapes; compile it at the first call.
+
+        `batch`: shapes with shardings.
+        """
         key = _shapes_of(batch)
         if key not in self._programs:
             self._programs[key] = self._step.lower(state, batch).compile()
         return self._programs[key]
 
     def shapes(self, state: State, batch: Shapes) -> PyTree:
-        """Return the result of a call as ShapeDtypeStructs."""
+        """Return the shapes and types of the result of a call, without computing it."""
         return jax.eval_shape(self._step, state, batch)
 
     def __call__(self, state: State, batch: Mapping[str, jax.Array]) -> Result:
-        return self._programs.get(_shapes_of(batch), self._step)(state, batch)
+        run = self._programs.get(_shapes_of(batch), self._step)
+        return run(state, batch)
 
 
 def _shapes_of(batch: Mapping[str, jax.Array | jax.ShapeDtypeStruct]) -> tuple:

@@ -1,6 +1,6 @@
-r"""The reference system: its sizes, loss, schedule and 16 frames per clip.
+r"""The model sizes, losses, schedule and 16 frames per clip of the reference system in PyTorch.
 
-It is for comparison; we recommend `dense_vit.py`.
+Use this preset to compare with that system; for new models we recommend `dense_vit.py`.
 
     python -m signvit_jax.train --config=reference --workdir=runs/reference \
         --config.data.name=isign --config.data.data_dir=data
@@ -10,12 +10,11 @@ With a BERT vocabulary file:
     python -m signvit_jax.train --config=reference:bert/vocab.txt \
         --workdir=runs/reference_bert ...
 
-Model: ViT-L/16 on every frame, 303,301,632 parameters; 354,323,258 in all with a 30,522-word
-vocabulary.
-The reference states 40-50 GB for this batch.
+Model: ViT-L/16 on every frame (303,301,632 parameters); the whole model has 354,323,258 parameters
+with a vocabulary of 30,522 words.
 
-Hardware, as planned by scripts/make_hardware.py: 29.4 GiB on one 40 GB A100; 8.3 GiB on each of 4
-v5e with --config.mesh.fsdp=4.
+Memory with this batch size, as planned by scripts/make_hardware.py: 29.4 GiB on one 40 GB A100; 8.3
+GiB on each of 4 TPU v5e with --config.mesh.fsdp=4. The authors of the reference state 40-50 GB.
 """
 
 from ml_collections import ConfigDict
@@ -64,8 +63,9 @@ def get_config(vocab_file: str = "") -> ConfigDict:
                 "patience": 30,
                 "remat": "dots",
             },
-            # The reference rotates, shifts and recolors each frame independently and mirrors half
-            # of them; here all frames of a clip get the same augmentation, and none is mirrored.
+            # The reference augments each frame independently: it rotates, shifts and recolors the
+            # frame, and mirrors every second one. Here all frames of a clip get the same
+            # augmentation, and no clip is mirrored.
             "data": {
                 "num_frames": 16,
                 "image_size": 224,

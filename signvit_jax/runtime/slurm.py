@@ -1,4 +1,4 @@
-"""Requeuing of a Slurm job whose time is nearly over, where the user gave --requeue."""
+"""Requeuing of a Slurm job shortly before its time limit, if the user gave --requeue."""
 
 import logging
 import os
@@ -11,7 +11,7 @@ log = logging.getLogger(__name__)
 
 
 def check_requeue() -> None:
-    """Raise ConfigError outside a Slurm job."""
+    """Raise ConfigError if this process is not part of a Slurm job: --requeue needs one."""
     if not os.environ.get("SLURM_JOB_ID"):
         raise ConfigError(
             "--requeue was given, but this is not a Slurm job: SLURM_JOB_ID is not set; "
@@ -19,13 +19,14 @@ def check_requeue() -> None:
         )
 
 
-def requeue_after(received: int) -> None:
-    """Requeue this job if SIGUSR1 stopped the run (`scontrol requeue`).
+def requeue_after(signal_number: int) -> None:
+    """Requeue this job by `scontrol requeue` if the signal that stopped the run is SIGUSR1.
 
-    `#SBATCH --signal=USR1@120` sends SIGUSR1 120 s before the end of the job's time. After SIGTERM
-    (scancel) and SIGINT the job is not requeued. A scontrol that fails is only logged.
+    With `#SBATCH --signal=USR1@120` Slurm sends SIGUSR1 120 s before the job's time limit. After
+    SIGTERM (scancel) or SIGINT the job is not requeued. If scontrol fails, only a warning is
+    logged.
     """
-    if received != signal.SIGUSR1:
+    if signal_number != signal.SIGUSR1:
         return
     job = os.environ["SLURM_JOB_ID"]
     command = ["scontrol", "requeue", job]

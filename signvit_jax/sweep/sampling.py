@@ -1,7 +1,7 @@
-"""Which values to try next, and which keys matter: by Optuna, from the trials' files.
+"""Optuna's answers for a sweep: which values to try next, and which keys matter.
 
-Optuna holds no state: each time a study is created in memory from the table of trials. All
-functions depend only on that table and on the sweep's seed.
+Optuna keeps no state between calls: each function creates a study in memory from the trials that
+the sweep has on the disk. Results depend only on these trials and on the sweep's seed.
 """
 
 import contextlib
@@ -23,32 +23,35 @@ if TYPE_CHECKING:
     import optuna
 
 SAMPLERS = ("tpe", "qmc", "random", "grid")
-# Samplers of Optuna that are not offered, and why.
+# Samplers of Optuna that `--sampler` does not offer, and why.
 _NOT_OFFERED = {
-    "cmaes": "it needs the package cmaes, and keeps its state as a pickle in Optuna's storage, "
-    "which a sweep does not have",
+    "cmaes": (
+        "it needs the package cmaes, and keeps its state as a pickle in Optuna's storage, which a "
+        "sweep does not have"
+    ),
     "gp": "it needs the package torch, which is not among those that a sweep is tested with",
     "nsgaii": "it is for several metrics at once, and a sweep compares one",
     "nsgaiii": "it is for several metrics at once, and a sweep compares one",
     "brute_force": "it is called grid here",
 }
-_RANDOM_FIRST = 10  # the first trials are random; TPE learns from them
-_LEAST_FOR_IMPORTANCE = 4
+_RANDOM_FIRST = 10  # TPE draws the values of so many first trials at random and learns from them
+_MIN_TRIALS_FOR_IMPORTANCE = 4
 
 log = logging.getLogger(__name__)
 
 
 def next_parameters(sweep: Sweep, trials: Sequence[Trial], number: int) -> dict[str, Value] | None:
-    """The values of trial `number`; None if a grid has no more.
+    """Return the values of trial `number`: config key -> value; None if the grid is exhausted.
 
-    The first trial changes nothing. The same table gives the same values.
+    The first trial is the config as it is, so its dict is empty. The same `trials` give the same
+    values.
     """
     settings = sweep.settings
     if not any(trial.kind == "base" for trial in trials):
         return {}
     if settings.sampler == "grid":
         tried = [trial.parameters for trial in trials if trial.kind == "search"]
-        tried.append(base_values(sweep))
+        tried.append(base_values(sweep))  # the first trial
         return next((point for point in grid(settings.space) if point not in tried), None)
     import optuna
 
@@ -72,23 +75,26 @@ def next_parameters(sweep: Sweep, trials: Sequence[Trial], number: int) -> dict[
 
 
 def _quasi_random(settings: Settings, count: int) -> dict[str, Value]:
-    """The point `count`, from 0, of Sobol's sequence, scrambled by the sweep's seed."""
+    """Return point `count` (from 0) of Sobol's sequence, scrambled by the sweep's seed."""
     import optuna
 
     distributions = {d.key: distribution_of(d) for d in settings.space}
     sampler = optuna.samplers.QMCSampler(scramble=True, seed=settings.seed)
     study = optuna.create_study(sampler=sampler)
-    # The sampler takes the space from the first trial; each later `ask` gives the next point.
-    known = {d.key: d.extremes[0] for d in settings.space}
-    study.add_trial(optuna.trial.create_trial(value=0.0, params=known, distributions=distributions))
-    for _ in range(count):
+    # The sampler reads the search space from the study's first trial, so add one with any values.
+    # Each later `ask` gives the next point.
+    any_values = {d.key: d.extremes[0] for d in settings.space}
+    study.add_trial(
+        optuna.trial.create_trial(value=0.0, params=any_values, distributions=distributions)
+    )
+    for _ in range(count):  # skip the points of earlier trials
         study.ask(distributions)
     suggested = study.ask(distributions)
     return {d.key: _rounded(d, suggested.params[d.key]) for d in settings.space}
 
 
 def base_values(sweep: Sweep) -> dict[str, Value]:
-    """The values of the searched keys in the config."""
+    """Return the values that the sweep's config has for the searched keys."""
     flat = flatten(dataclasses.asdict(sweep.base))
     values: dict[str, Value] = {}
     for dimension in sweep.settings.space:
@@ -110,18 +116,19 @@ def check_sampler(settings: Settings) -> None:
 
 
 def importance(sweep: Sweep, trials: Sequence[Trial]) -> dict[str, float]:
-    """The shares with which the searched keys decide whether a trial is among the best tenth.
+    """Return how much each searched key decides whether a trial is among the best tenth.
 
-    By PED-ANOVA (Watanabe et al. 2023). They add up to 1. {} with fewer than four complete trials.
+    Key -> share, by PED-ANOVA (Watanabe et al. 2023); the shares add up to 1. {} with fewer than
+    _MIN_TRIALS_FOR_IMPORTANCE complete trials, or if all trials are alike.
     """
     complete = [t for t in trials if t.state == "complete" and t.kind != "seed"]
-    if len(complete) < _LEAST_FOR_IMPORTANCE:
+    if len(complete) < _MIN_TRIALS_FOR_IMPORTANCE:
         return {}
     import optuna
 
     with quiet_optuna():
         study = study_of(sweep, complete, optuna.samplers.RandomSampler(0))
-        if len(study.trials) < _LEAST_FOR_IMPORTANCE:
+        if len(study.trials) < _MIN_TRIALS_FOR_IMPORTANCE:
             return {}
         evaluator = optuna.importance.PedAnovaImportanceEvaluator()
         try:
@@ -132,7 +139,10 @@ def importance(sweep: Sweep, trials: Sequence[Trial]) -> dict[str, float]:
 
 
 def seeds_verdict(settings: Settings, trials: Sequence[Trial]) -> str:
-    """Say whether the gain of the best trial exceeds the spread of its seeds; "" without them."""
+    """Return a sentence: does the best trial gain more over the config than its seeds differ?
+
+    "" if the first trial or all but one of the other seeds of the best trial have no value yet.
+    """
     best, base = best_of(settings, trials), _base(trials)
     values = [t.value for t in seeds_of(best, trials) if t.value is not None]
     if best is None or base is None or base.value is None:
@@ -158,11 +168,11 @@ def _base(trials: Sequence[Trial]) -> Trial | None:
 def study_of(
     sweep: Sweep, trials: Sequence[Trial], sampler: "optuna.samplers.BaseSampler"
 ) -> "optuna.Study":
-    """The trials of the search as Optuna sees them.
+    """Return the sweep's trials as a study of Optuna.
 
-    Those that ran out of memory or were refused count as pruned before their first value: the
-    sampler then avoids such values. Failed ones say nothing. A trial whose values are outside the
-    space, as those of the config may be, is left out.
+    A trial that ran out of memory or whose config was refused counts as pruned before its first
+    value, so that the sampler avoids such values. The study leaves out failed trials, repetitions
+    with other seeds, and trials with values outside the search space (as the config may have).
     """
     import optuna
 
@@ -177,10 +187,10 @@ def study_of(
     study = optuna.create_study(direction=direction(sweep.settings), sampler=sampler)
     distributions = {d.key: distribution_of(d) for d in sweep.settings.space}
     base = base_values(sweep)
-    for trial in sorted(trials, key=lambda one: one.number):
+    for trial in sorted(trials, key=lambda trial: trial.number):
         if trial.kind == "seed" or trial.state not in states:
             continue
-        with contextlib.suppress(ValueError):
+        with contextlib.suppress(ValueError):  # values outside the search space
             study.add_trial(
                 optuna.trial.create_trial(
                     state=states[trial.state],
@@ -196,6 +206,7 @@ def study_of(
 
 
 def distribution_of(dimension: Dimension) -> "optuna.distributions.BaseDistribution":
+    """Return a dimension of the search space as Optuna has it."""
     from optuna.distributions import (
         CategoricalDistribution,
         FloatDistribution,
@@ -206,9 +217,10 @@ def distribution_of(dimension: Dimension) -> "optuna.distributions.BaseDistribut
         return CategoricalDistribution(dimension.choices)
     if dimension.integer:
         step = round(dimension.step) or 1
-        return IntDistribution(round(dimension.low), round(dimension.high), dimension.log, step)
+        low, high = round(dimension.low), round(dimension.high)
+        return IntDistribution(low, high, log=dimension.log, step=step)
     return FloatDistribution(
-        dimension.low, dimension.high, dimension.log, step=dimension.step or None
+        dimension.low, dimension.high, log=dimension.log, step=dimension.step or None
     )
 
 
@@ -219,18 +231,19 @@ def _rounded(dimension: Dimension, value: Value) -> Value:
 
 
 def direction(settings: Settings) -> Literal["maximize", "minimize"]:
-    """Of the metric, as Optuna calls it."""
+    """Return whether higher or lower values of the metric are better, in Optuna's words."""
     return "maximize" if settings.higher_is_better else "minimize"
 
 
 def _seed(seed: int, number: int) -> int:
-    """A seed of its own for each trial, the same on every host."""
+    """Return a different seed for each trial; it is the same on every host."""
+    # Not Python's hash(), which differs between processes. RandomState takes seeds of 4 bytes.
     return int.from_bytes(hashlib.sha256(f"{seed} {number}".encode()).digest()[:4], "big")
 
 
 @contextlib.contextmanager
 def quiet_optuna() -> Iterator[None]:
-    """Keep Optuna from messages of every trial, and from warnings about experimental options."""
+    """Silence Optuna's message about each trial and its warnings about experimental options."""
     import optuna
 
     optuna.logging.set_verbosity(optuna.logging.ERROR)

@@ -1,4 +1,4 @@
-"""Tests of subtitle files, read back by FFmpeg, pysubs2, and the json and csv modules."""
+"""Tests of caption files: FFmpeg, pysubs2, and the modules json and csv read them back."""
 
 import csv
 import html
@@ -6,6 +6,7 @@ import io
 import itertools
 import json
 import math
+import unicodedata
 
 import av
 import pysubs2
@@ -17,6 +18,8 @@ from signvit_jax.captions.formats import FORMATS, write
 from signvit_jax.captions.segments import Alternative, Segment, SubtitleError
 from signvit_jax.text.words import Word
 
+# Hypothesis strategies. Times are in seconds; a segment may begin before the video or have its end
+# before its start. The texts have characters and lines that mean something in a caption file.
 times = st.floats(-5, 20_000, allow_nan=False)
 texts = (
     st.text(st.sampled_from("ab1 \n\r\t\u2028\x00\x0b&<>-\"';{}\\éआ明🤟"), max_size=12)
@@ -25,7 +28,12 @@ texts = (
 )
 segments = st.lists(
     st.builds(
-        Segment, times, times, texts, st.none() | st.floats(-50, 0), st.none() | st.floats(0, 1)
+        Segment,
+        start=times,
+        end=times,
+        text=texts,
+        score=st.none() | st.floats(-50, 0),
+        confidence=st.none() | st.floats(0, 1),
     ),
     max_size=8,
 )
@@ -40,11 +48,9 @@ def read_back(text, format):
         cues = [
             (packet.pts, packet.pts + packet.duration, bytes(packet).decode()) for packet in packets
         ]
-    return (
-        [(start, end, html.unescape(line)) for start, end, line in cues]
-        if format == "vtt"
-        else cues
-    )
+    if format == "vtt":
+        return [(start, end, html.unescape(line)) for start, end, line in cues]
+    return cues
 
 
 def from_json(text):
@@ -55,16 +61,24 @@ def from_json(text):
     ]
 
 
-def words(text):
-    """Return the words of a text without its invisible characters."""
-    return "".join(
-        c for c in text if c.isspace() or c.isprintable() or c in "\u200b\ufeff\xad"
-    ).split()
+def kept_characters(text):
+    """Return the characters of a text that captions keep, without white space.
+
+    They keep neither control characters (Cc) nor lone surrogates (Cs).
+    """
+    return [c for c in text if not c.isspace() and unicodedata.category(c) not in ("Cc", "Cs")]
+
+
+def shorten_arrows(line):
+    """Return the line with "->" in place of "-->", as .srt files have it: "-->" marks times."""
+    while "-->" in line:
+        line = line.replace("-->", "->")
+    return line
 
 
 @settings(max_examples=150, deadline=None)
 @given(segments, durations)
-def test_cues_are_in_order_without_overlap_and_in_the_video(given_segments, duration):
+def test_cues_are_in_order_without_overlap_and_within_the_video(given_segments, duration):
     cues = from_json(write(given_segments, "json", duration))
     assert all(0 <= start < end for start, end, _ in cues)
     assert all(before[1] <= after[0] for before, after in itertools.pairwise(cues))
@@ -83,17 +97,19 @@ def test_cues_are_in_order_without_overlap_and_in_the_video(given_segments, dura
 def test_srt_and_vtt_read_by_ffmpeg_are_the_json_segments(format, given_segments, duration):
     text = write(given_segments, format, duration)
     expected = from_json(write(given_segments, "json", duration))
-    # A cue has a line of times and one line of text, so no text can look like a new cue.
+    # Only the line of times of each cue has an arrow, so no text can look like a new cue.
     assert sum("-->" in line for line in text.split("\n")) == len(expected)
+    # FFmpeg changes some characters that are not printable, and refuses a file without cues.
     if expected and all(line.isprintable() for *_, line in expected):
         if format == "srt":
             expected = [(start, end, shorten_arrows(line)) for start, end, line in expected]
         assert read_back(text, format) == expected
 
 
-# pysubs2 takes some characters for markup even in formats without it; these texts have none.
+# pysubs2 reads some characters as markup, even in formats without markup. These texts have none of
+# them.
 plain_texts = st.text(st.sampled_from("ab1 é明🤟.,?!'-:;()"), max_size=12)
-plain_segments = st.lists(st.builds(Segment, times, times, plain_texts), max_size=6)
+plain_segments = st.lists(st.builds(Segment, start=times, end=times, text=plain_texts), max_size=6)
 
 
 @settings(max_examples=60, deadline=None)
@@ -101,20 +117,12 @@ plain_segments = st.lists(st.builds(Segment, times, times, plain_texts), max_siz
 @pytest.mark.parametrize("format", ["srt", "vtt"])
 def test_srt_and_vtt_read_by_pysubs2_are_the_json_segments(format, given_segments, duration):
     expected = from_json(write(given_segments, "json", duration))
-    events = (
-        pysubs2.SSAFile.from_string(write(given_segments, format, duration), format_=format).events
-        if expected
-        else []
-    )
+    if not expected:
+        return  # pysubs2 refuses a file without cues
+    text = write(given_segments, format, duration)
+    events = pysubs2.SSAFile.from_string(text, format_=format).events
     assert [(event.start, event.end, event.plaintext) for event in events] == expected
     assert all(before.end <= after.start for before, after in itertools.pairwise(events))
-
-
-def shorten_arrows(line):
-    """Return the line with "->" in place of "-->", which would mark a line of times."""
-    while "-->" in line:
-        line = line.replace("-->", "->")
-    return line
 
 
 @settings(max_examples=100, deadline=None)
@@ -129,42 +137,29 @@ def test_tsv_reads_back_as_the_json_segments(given_segments, duration):
     assert [(float(r["start"]), float(r["end"]), r["text"]) for r in rows] == [
         (s["start"], s["end"], s["text"]) for s in listed
     ]
-    assert [(r["score"], r["confidence"]) for r in rows] == [
-        tuple("" if s[k] is None else str(s[k]) for k in ("score", "confidence")) for s in listed
-    ]
+    for row, segment in zip(rows, listed, strict=True):
+        for column in ("score", "confidence"):
+            value = segment[column]
+            assert row[column] == ("" if value is None else str(value))
 
 
 @settings(max_examples=100, deadline=None)
 @given(segments)
 def test_no_text_is_lost(given_segments):
-    # Characters are compared: joined cues of an unspaced script have no space between words.
-    written = sorted(
-        character
-        for *_, text in from_json(write(given_segments, "json"))
-        for word in words(text)
-        for character in word
-    )
-    assert written == sorted(
-        character for s in given_segments for word in written_words(s.text) for character in word
-    )
+    # Compare characters, not words: where cues of a script without spaces are joined, two words
+    # become one. Sort them: the cues are in order of time, the segments are not.
+    cues = from_json(write(given_segments, "json"))
+    written = [character for *_, text in cues for character in kept_characters(text)]
+    given = [character for s in given_segments for character in kept_characters(s.text)]
+    assert sorted(written) == sorted(given)
 
 
 def test_cues_in_unspaced_scripts_are_joined_without_spaces():
-    together = [Segment(0.0, 1.0, "今天"), Segment(0.0, 1.0, "很好。"), Segment(2.0, 3.0, "明天见")]
-    assert json.loads(write(together, "json"))["text"] == "今天很好。明天见"
-    assert write(together, "txt") == "今天很好。\n明天见\n"
-    apart = [Segment(0.0, 1.0, "good"), Segment(0.0, 1.0, "luck"), Segment(2.0, 3.0, "bye")]
-    assert json.loads(write(apart, "json"))["text"] == "good luck bye"
-
-
-def written_words(text):
-    """Return the words of a text without control characters and lone surrogates."""
-    kept = "".join(
-        c
-        for c in text
-        if c.isspace() or not (ord(c) < 32 or 127 <= ord(c) < 160 or 0xD800 <= ord(c) < 0xE000)
-    )
-    return words(kept)
+    chinese = [Segment(0.0, 1.0, "今天"), Segment(0.0, 1.0, "很好。"), Segment(2.0, 3.0, "明天见")]
+    assert json.loads(write(chinese, "json"))["text"] == "今天很好。明天见"
+    assert write(chinese, "txt") == "今天很好。\n明天见\n"
+    english = [Segment(0.0, 1.0, "good"), Segment(0.0, 1.0, "luck"), Segment(2.0, 3.0, "bye")]
+    assert json.loads(write(english, "json"))["text"] == "good luck bye"
 
 
 def test_times_are_written_with_hours_and_milliseconds():
@@ -183,11 +178,11 @@ def test_times_are_written_with_hours_and_milliseconds():
     )
 
 
-def test_overlapping_cues_end_or_join_at_the_next_beginning():
+def test_overlapping_cues_are_shortened_or_joined():
     segments = [
-        Segment(2.0, 4.0, "c", -3.0, 0.9),
-        Segment(0.0, 3.0, "a", -1.0, 0.5),
-        Segment(2.0, 5.0, "d", -2.0, None),
+        Segment(2.0, 4.0, "c", score=-3.0, confidence=0.9),
+        Segment(0.0, 3.0, "a", score=-1.0, confidence=0.5),  # ends where the next cue begins
+        Segment(2.0, 5.0, "d", score=-2.0, confidence=None),  # joined: "c" begins at the same time
     ]
     listed = json.loads(write(segments, "json"))
     assert listed["text"] == "a c d"
@@ -199,7 +194,7 @@ def test_overlapping_cues_end_or_join_at_the_next_beginning():
     ]
 
 
-def test_a_segment_beyond_the_end_is_moved_into_the_video():
+def test_a_cue_lasts_a_millisecond_or_more_and_ends_within_the_video():
     assert from_json(write([Segment(9.0, 12.0, "late")], "json", duration=10.0009)) == [
         (9000, 10000, "late")
     ]
@@ -211,7 +206,8 @@ def test_a_segment_beyond_the_end_is_moved_into_the_video():
     ]
 
 
-@pytest.mark.parametrize("format", [name for name in FORMATS if name != "eaf"])  # .eaf has the date
+# Without eaf: two .eaf files differ in the time of writing.
+@pytest.mark.parametrize("format", [name for name in FORMATS if name != "eaf"])
 def test_segments_without_text_give_no_cue(format):
     silent = [Segment(0.0, 1.0, ""), Segment(1.0, 2.0, " \n\t\x00")]
     assert write(silent, format) == write([], format)
@@ -225,12 +221,12 @@ def test_vtt_escapes_markup():
     )
 
 
-def test_json_is_valid_if_scores_are_not_numbers():
-    listed = json.loads(
-        write([Segment(0.0, 1.0, "a", -math.inf, math.nan)], "json"),
-        parse_constant=lambda name: pytest.fail(name),
-    )
-    assert listed["segments"][0]["score"] is None and listed["segments"][0]["confidence"] is None
+def test_json_has_null_for_scores_that_are_not_finite():
+    segment = Segment(0.0, 1.0, "a", score=-math.inf, confidence=math.nan)
+    # Python's parser calls `parse_constant` for NaN and Infinity, which JSON does not allow.
+    content = json.loads(write([segment], "json"), parse_constant=pytest.fail)
+    (listed,) = content["segments"]
+    assert listed["score"] is None and listed["confidence"] is None
 
 
 def test_json_holds_words_and_alternatives():
@@ -238,21 +234,22 @@ def test_json_holds_words_and_alternatives():
         0.0,
         1.0,
         "a b",
-        -1.0,
-        0.5,
-        (Word("a", 0.4), Word("b", 0.6)),
-        (Alternative("a c", -2.0, 0.3),),
+        words=(Word("a", 0.4), Word("b", 0.6)),
+        alternatives=(Alternative("a c", score=-2.0, confidence=0.3),),
     )
     (listed,) = json.loads(write([segment], "json"))["segments"]
     assert listed["words"] == [{"text": "a", "confidence": 0.4}, {"text": "b", "confidence": 0.6}]
     assert listed["alternatives"] == [{"text": "a c", "score": -2.0, "confidence": 0.3}]
 
 
-def test_unknown_formats_and_invalid_times_are_subtitle_errors():
+def test_an_unknown_format_is_a_subtitle_error():
     with pytest.raises(
         SubtitleError, match="'sub'; allowed: one of 'txt', 'json', 'tsv', 'srt', 'vtt', 'ass'"
     ):
         write([], "sub")
+
+
+def test_an_invalid_time_is_a_subtitle_error():
     with pytest.raises(SubtitleError, match="nan"):
         write([Segment(math.nan, 1.0, "a")], "srt")
     with pytest.raises(SubtitleError, match="duration is -1"):

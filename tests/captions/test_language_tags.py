@@ -1,4 +1,4 @@
-"""Tests of languages by name, tag and three-letter code."""
+"""Tests that languages get a tag by their names, and three-letter codes by their tags."""
 
 import pytest
 
@@ -21,14 +21,15 @@ from signvit_jax.inference.loading import load_model
         ("", "", UNKNOWN),
     ],
 )
-def test_a_language_has_a_tag_and_a_code_of_mp4_files(language, tag, code):
-    assert language_tag(language) == tag and three_letter_code(tag) == code
+def test_a_language_gives_a_tag_and_the_tag_a_three_letter_code(language, tag, code):
+    assert language_tag(language) == tag
+    assert three_letter_code(tag) == code
 
 
 @pytest.mark.parametrize("text", ["german", "DE", "d", "de_CH", "de-", '"', "de\n"])
-def test_other_texts_are_no_tags(text):
+def test_a_text_of_another_form_is_not_a_tag(text):
     assert not is_tag(text)
 
 
-def test_the_model_card_names_the_language_of_the_texts():
+def test_the_model_card_names_the_language_of_the_demo_model():
     assert tag_of_texts(load_model(MODEL)) == "en"

@@ -1,4 +1,4 @@
-"""Checkpoints are complete or absent, and damaged ones are detected before use."""
+"""Tests that checkpoints are complete or absent, and that damage is detected before use."""
 
 import errno
 import json
@@ -31,6 +31,7 @@ from signvit_jax.checkpoints.store import (
 )
 from signvit_jax.runtime.exit_codes import FAILED, USAGE
 
+# A chain like that of training; its state has every kind of node: counts, moments and partitions.
 OPTIMIZER = optax.chain(
     optax.clip_by_global_norm(1.0),
     optax.scale_by_adam(),
@@ -46,21 +47,23 @@ OPTIMIZER = optax.chain(
 
 
 def params_of(step, width=6):
-    draw = np.random.default_rng(abs(step))
-    kernel = jnp.asarray(draw.standard_normal((width, 4)), jnp.float32)
+    """Return parameters that differ from step to step."""
+    random = np.random.default_rng(step)
+    kernel = jnp.asarray(random.standard_normal((width, 4)), jnp.float32)
     return {
         "encoder": {
-            "0": {"kernel": kernel, "bias": jnp.asarray(draw.standard_normal(4), jnp.bfloat16)}
+            "0": {"kernel": kernel, "bias": jnp.asarray(random.standard_normal(4), jnp.bfloat16)}
         },
         "head": {"kernel": kernel[:2] + 1},
     }
 
 
 def state_of(step, width=6):
-    """Return parameters, and an optimizer state without zeros."""
+    """Return (parameters, optimizer state after one update, so that it is not all zeros)."""
     params = params_of(step, width)
-    opt_state = OPTIMIZER.init(params)
-    return params, OPTIMIZER.update(jax.tree.map(lambda x: x * 0.5, params), opt_state, params)[1]
+    gradients = jax.tree.map(lambda x: x * 0.5, params)
+    _, opt_state = OPTIMIZER.update(gradients, OPTIMIZER.init(params), params)
+    return params, opt_state
 
 
 def abstract(tree):
@@ -71,10 +74,11 @@ def abstract(tree):
     )
 
 
-TARGETS = tuple(abstract(tree) for tree in state_of(0))
+TARGETS = tuple(abstract(tree) for tree in state_of(0))  # (parameters, optimizer state)
 
 
 def iterator():
+    """Return a data iterator at its beginning."""
     return iter(grain.MapDataset.range(1000).shuffle(seed=3).to_iter_dataset())
 
 
@@ -94,6 +98,7 @@ def save_steps(folder, steps, *, keep_last=10, losses=None):
 
 
 def assert_same(a, b):
+    """Compare two trees: structure, shapes, types and values."""
     assert jax.tree.structure(a) == jax.tree.structure(b)
     jax.tree.map(
         lambda x, y: np.testing.assert_array_equal(np.asarray(x), np.asarray(y), strict=True), a, b
@@ -102,7 +107,10 @@ def assert_same(a, b):
 
 @pytest.fixture(scope="module")
 def two_steps(tmp_path_factory):
-    """Checkpoints of steps 1 and 2, with data positions and averages. Copy before changing them."""
+    """Checkpoints of steps 1 and 2, with data positions and averaged weights.
+
+    Tests that change files use the fixture `folder`, which is a copy.
+    """
     folder = tmp_path_factory.mktemp("two") / "checkpoints"
     store = CheckpointStore(folder, 10)
     data = iterator()
@@ -122,6 +130,7 @@ def two_steps(tmp_path_factory):
 
 @pytest.fixture
 def folder(two_steps, tmp_path):
+    """A copy of `two_steps` that the test may change."""
     return Path(shutil.copytree(two_steps, tmp_path / "checkpoints"))
 
 
@@ -140,13 +149,15 @@ def test_a_restored_state_and_data_position_are_bit_exact(two_steps):
     assert [next(resumed) for _ in range(5)] == [next(uninterrupted) for _ in range(5)]
 
 
-def test_parameters_are_read_without_the_optimizer(two_steps):
-    reader = CheckpointReader(two_steps)
-    restored = reader.restore_params("last", prefer_ema=False)
+def test_a_reader_gives_numpy_parameters_without_a_target(two_steps):
+    restored = CheckpointReader(two_steps).restore_params("last", prefer_ema=False)
     assert (restored.step, restored.averaged) == (2, False)
     assert_same(restored.params, jax.tree.map(np.asarray, params_of(2)))
     assert all(isinstance(leaf, np.ndarray) for leaf in jax.tree.leaves(restored.params))
-    averaged = reader.restore_params("last", TARGETS[0])
+
+
+def test_a_reader_gives_averaged_parameters_as_the_target_describes(two_steps):
+    averaged = CheckpointReader(two_steps).restore_params("last", TARGETS[0])
     assert averaged.averaged
     assert_same(averaged.params, params_of(102))
     assert isinstance(averaged.params["head"]["kernel"], jax.Array)
@@ -158,8 +169,8 @@ def test_reading_changes_nothing_in_the_folder(folder):
     assert {path: path.stat().st_mtime_ns for path in folder.rglob("*")} == before
 
 
-def test_a_step_during_a_save_does_not_change_the_checkpoint(tmp_path):
-    # A step overwrites donated buffers in place, while Orbax may still write the checkpoint.
+def test_training_steps_during_a_save_do_not_change_the_checkpoint(tmp_path):
+    # A training step overwrites donated buffers while Orbax may still write the checkpoint.
     params = {str(i): jnp.full((500, 1000), float(i)) for i in range(8)}
     step = jax.jit(lambda tree: jax.tree.map(lambda x: x + 1, tree), donate_argnums=0)
     store = CheckpointStore(tmp_path / "checkpoints")
@@ -222,7 +233,8 @@ def test_older_steps_are_deleted_only_when_the_new_one_is_final(tmp_path, monkey
     assert CheckpointReader(folder).steps() == [2]
 
 
-NOT_NEEDED = ("2/_CHECKPOINT_METADATA", "2/commit_success.txt")  # files of step 2
+# Files of Orbax in the checkpoint of step 2 that restoring does not read.
+NOT_NEEDED = ("2/_CHECKPOINT_METADATA", "2/commit_success.txt")
 
 
 def truncate(path):
@@ -240,7 +252,7 @@ def fill_with_zeros(path):
 
 def flip_bit(path):
     content = bytearray(path.read_bytes())
-    content[len(content) // 2] ^= 0x10
+    content[len(content) // 2] ^= 0x10  # one bit of the byte in the middle
     path.write_bytes(content)
 
 
@@ -257,7 +269,7 @@ def test_any_damaged_file_is_found_or_does_not_matter(two_steps, tmp_path, caplo
     files = sorted(p.relative_to(two_steps) for p in (two_steps / "2").rglob("*") if p.is_file())
     assert len(files) > 20
     saved = {step: (*state_of(step), params_of(100 + step)) for step in (1, 2)}
-    for number, name in enumerate(files):
+    for number, name in enumerate(files):  # damage one file at a time
         folder = Path(shutil.copytree(two_steps, tmp_path / str(number)))
         damage(folder / name)
         if name.as_posix() not in NOT_NEEDED:
@@ -288,7 +300,7 @@ def test_a_damaged_optimizer_state_does_not_stop_evaluation(folder):
 def test_if_all_checkpoints_are_damaged_the_run_does_not_start(folder):
     for step in (1, 2):
         truncate(folder / str(step) / "params" / "_METADATA")
-    for _ in range(2):  # the second start, as by a batch system, fails in the same way
+    for _ in range(2):  # a second start, as by a batch system, must fail in the same way
         with pytest.raises(
             CheckpointDamaged, match=r"(?s)no checkpoint in .* can be used.*params/_METADATA"
         ) as caught:
@@ -319,9 +331,9 @@ def test_a_damaged_step_can_be_saved_again(folder):
     truncate(folder / "2" / "params" / "_METADATA")
     store = CheckpointStore(folder)
     assert store.restore(*TARGETS).step == 1
-    for number in (22, 23):
-        store.save(2, *state_of(number), {}, wait=True)
-        assert_same(store.restore(*TARGETS).params, params_of(number))
+    for seed in (22, 23):
+        store.save(2, *state_of(seed), {}, wait=True)
+        assert_same(store.restore(*TARGETS).params, params_of(seed))
         truncate(folder / "2" / "params" / "_METADATA")
         assert store.restore(*TARGETS).step == 1
     assert {"2.damaged", "2.damaged-2", "2.damaged-3"} < {path.name for path in folder.iterdir()}
@@ -352,7 +364,7 @@ def test_foreign_files_are_ignored_and_kept(folder):
         assert (folder / name).read_text() == "mine"
 
 
-def test_a_second_save_replaces_a_step(folder):
+def test_a_second_save_of_a_step_replaces_the_first(folder):
     store = CheckpointStore(folder)
     store.save(2, *state_of(2), {"epoch": 2, "evaluated": True}, metrics={"loss": 0.1}, wait=True)
     restored = store.restore(*TARGETS)
@@ -361,10 +373,10 @@ def test_a_second_save_replaces_a_step(folder):
 
 
 def test_a_kill_while_replacing_keeps_the_old_or_the_new_step(folder):
-    # As after a kill before the new step 2 was final: only the old one exists.
+    # The files as a kill before the new step 2 was final leaves them: only the old step exists.
     (folder / "2").rename(folder / "2.replaced")
     assert CheckpointStore(folder).restore(*TARGETS).step == 2
-    # As after a kill when the new step 2 was final: both exist.
+    # The files as a kill after the new step 2 was final leaves them: both exist.
     shutil.copytree(folder / "2", folder / "2.replaced")
     assert CheckpointStore(folder).steps() == [1, 2]
     assert not (folder / "2.replaced").exists()
@@ -401,12 +413,14 @@ def test_a_different_optimizer_is_refused(two_steps):
 
 
 def test_one_process_can_use_the_data_position_of_two(folder):
+    # Without a manifest, the changed name of a file is not taken for damage.
     (folder / "2" / "manifest.json").unlink()
     path = folder / "2" / "data_iterator" / "process_0-of-1.json"
     path.rename(path.with_name("process_0-of-2.json"))
     data, uninterrupted = iterator(), iterator()
     CheckpointStore(folder).restore(*TARGETS, data_iterator=data)
-    assert next(data) == [next(uninterrupted) for _ in range(3)][-1]
+    first_three = [next(uninterrupted) for _ in range(3)]
+    assert next(data) == first_three[2]  # two were read before the save
     path.with_name("process_0-of-2.json").unlink()
     with pytest.raises(CheckpointMismatch, match="without a data position"):
         CheckpointStore(folder).restore(*TARGETS, data_iterator=data)
@@ -442,7 +456,7 @@ def test_a_missing_step_is_reported_with_the_existing_ones(two_steps):
     assert CheckpointReader(two_steps).restore_params(step=1).step == 1
 
 
-def test_five_differences_are_shown_and_others_counted(tmp_path):
+def test_more_than_five_differences_are_counted(tmp_path):
     store = CheckpointStore(tmp_path / "c")
     store.save(1, {str(number): jnp.zeros(2) for number in range(7)}, (jnp.ones(3),), {}, wait=True)
     target = {
@@ -457,7 +471,7 @@ def test_five_differences_are_shown_and_others_counted(tmp_path):
     store.close()
 
 
-def test_five_damaged_files_are_reported(folder, caplog):
+def test_at_most_five_damaged_files_are_reported(folder, caplog):
     files = [
         path
         for path in (folder / "2").rglob("*")
@@ -475,11 +489,12 @@ def test_a_renamed_folder_is_recreated_and_saved_to(folder, tmp_path, caplog, af
     store = CheckpointStore(folder, keep_last=2)
     if after_a_save:
         store.save(3, *state_of(3), {}, wait=True)
-    for number in (1, 2):  # the folder may be renamed twice
+    # The folder may be renamed more than once.
+    for number, (first, second) in enumerate([(4, 6), (5, 7)], 1):
         folder.rename(tmp_path / f"renamed{number}")
-        store.save(3 + number, *state_of(3 + number), {}, metrics={"loss": 5.0})
-        store.save(5 + number, *state_of(5 + number), {}, wait=True)
-        assert store.steps() == [3 + number, 5 + number]
+        store.save(first, *state_of(first), {}, metrics={"loss": 5.0})
+        store.save(second, *state_of(second), {}, wait=True)
+        assert store.steps() == [first, second]
         warning = f"{folder} is gone, renamed or deleted during the run; it is recreated"
         assert caplog.text.count(warning) == 1
         caplog.clear()
@@ -512,7 +527,8 @@ def test_the_next_save_works_after_a_rename_during_a_save(folder, tmp_path, monk
     store.close()
 
 
-@pytest.mark.parametrize("wait", [False, True])  # the store finds out before it writes
+# Without `wait` too: the store looks at the folder before it begins to write.
+@pytest.mark.parametrize("wait", [False, True])
 def test_a_folder_that_cannot_be_recreated_raises_a_checkpoint_error(folder, tmp_path, wait):
     store = CheckpointStore(folder)
     folder.rename(tmp_path / "renamed")
@@ -559,9 +575,10 @@ def test_the_call_after_a_failed_background_save_raises_its_error(
 
 
 def python(code, *arguments, devices=1, before=""):
-    """Return arguments for `subprocess.run` that run `code` with the names of this module.
+    """Return keyword arguments for `subprocess.run` to run `code` in a Python of its own.
 
-    `before`: code that runs before this module is imported.
+    `code` can use the names of this module. `arguments` are its sys.argv[1:]. `devices`: the number
+    of CPU devices. `before`: code that runs before this module is imported.
     """
     script = "\n".join(
         [
@@ -583,13 +600,13 @@ def python(code, *arguments, devices=1, before=""):
     }
 
 
-def test_a_failed_second_save_keeps_the_step_and_the_reason(folder, monkeypatch):
+def test_a_failed_second_save_keeps_the_step_and_gives_the_reason(folder, monkeypatch):
     def refuse(_):
         raise OSError(errno.EROFS, "Read-only file system")
 
     rmtree = shutil.rmtree
 
-    def rmtree_ignoring_errors_only(path, ignore_errors=False):
+    def refuse_unless_errors_are_ignored(path, ignore_errors=False):
         if not ignore_errors:
             refuse(path)
         rmtree(path, ignore_errors=True)
@@ -597,7 +614,7 @@ def test_a_failed_second_save_keeps_the_step_and_the_reason(folder, monkeypatch)
     store = CheckpointStore(folder)
     with monkeypatch.context() as patch:
         patch.setattr("signvit_jax.checkpoints.store.write_manifest", refuse)
-        patch.setattr(shutil, "rmtree", rmtree_ignoring_errors_only)
+        patch.setattr(shutil, "rmtree", refuse_unless_errors_are_ignored)
         store.save(2, *state_of(22), {})
         with pytest.raises(
             CheckpointError, match=r"the disk is read-only\. Checkpoints still there: 1, 2"
@@ -648,6 +665,7 @@ def test_unknown_errors_are_reported_by_type_and_first_line(tmp_path):
 
 @pytest.mark.parametrize("process", [0, 1])
 @pytest.mark.parametrize(
+    # The damage on process 0 (None: no manifest), and the number that it sends to the others.
     ("found", "sent"),
     [([], 0), (["a: missing", "b: missing"], 2), (None, -1)],
     ids=["no damage", "two damaged files", "no manifest"],
@@ -673,7 +691,8 @@ def test_all_processes_get_the_damage_that_process_0_finds(
         "signvit_jax.checkpoints.reader.multihost_utils.broadcast_one_to_all", broadcast
     )
     damage = reader._damage(2, None)
-    assert damage == (found if process == 0 or not found else ["reported by process 0"] * 2)
+    knows_files = process == 0 or not found
+    assert damage == (found if knows_files else ["reported by process 0"] * 2)
 
 
 @pytest.mark.parametrize("process", [0, 1])
@@ -687,7 +706,7 @@ def test_other_processes_wait_for_a_change_of_the_folder(tmp_path, monkeypatch, 
         lambda _: done.append("wait"),
     )
     store._on_first_process(lambda: done.append("change"))
-    assert done == ["change", "wait"][process:]
+    assert done == (["change", "wait"] if process == 0 else ["wait"])
 
 
 def test_a_store_creates_its_folder_and_parents(tmp_path, caplog):
@@ -720,7 +739,7 @@ def test_three_checkpoints_are_kept_by_default(tmp_path):
     assert store.steps() == [3, 4, 5]
 
 
-def test_a_damaged_step_does_not_stop_a_save(folder):
+def test_a_damaged_older_step_does_not_stop_a_save(folder):
     for name in ("_CHECKPOINT_METADATA", "params/_METADATA", "meta/meta.json"):
         (folder / "2" / name).write_bytes(b"\x80")
     store = CheckpointStore(folder, 10)
@@ -740,7 +759,7 @@ def test_the_latest_step_is_the_highest(two_steps):
     assert CheckpointReader(two_steps).latest_step() == 2
 
 
-def test_five_differences_are_all_listed(tmp_path):
+def test_up_to_five_differences_are_all_listed(tmp_path):
     store = CheckpointStore(tmp_path / "c")
     store.save(1, {str(number): jnp.zeros(2) for number in range(5)}, None, {}, wait=True)
     store.close()
@@ -757,7 +776,8 @@ def test_a_checkpoint_records_its_format(two_steps):
 
 
 def test_a_full_disk_ends_with_one_line_and_the_older_checkpoint(folder):
-    # The kernel refuses files above a size, in TensorStore's C++ as well as in Python.
+    # A limit of the file size stands for a full disk: the kernel refuses to write more than 20 kB,
+    # in TensorStore's C++ as well as in Python.
     code = """
         import resource, signal
         from signvit_jax.runtime.exit_codes import run_command
@@ -886,11 +906,11 @@ def test_a_killed_save_keeps_the_newest_complete_checkpoint(tmp_path):
             store.save(step, *state_of(step), {"epoch": step})
             print(step, flush=True)
     """
-    for lines, pause in ((4, 0.0), (7, 0.013)):
+    for num_lines, pause in ((4, 0.0), (7, 0.013)):  # two moments of a save
         with subprocess.Popen(
             **python(code, tmp_path / "c"), stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
         ) as trainer:
-            started = [trainer.stdout.readline() for _ in range(lines)]
+            started = [trainer.stdout.readline() for _ in range(num_lines)]
             time.sleep(pause)
             trainer.kill()
         store = CheckpointStore(tmp_path / "c")

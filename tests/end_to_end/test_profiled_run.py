@@ -1,4 +1,4 @@
-"""A run that is profiled and then runs out of memory: its trace, its speed and its advice."""
+"""Tests of a run that is profiled and then runs out of memory: its trace, speed and advice."""
 
 import contextlib
 import csv
@@ -28,14 +28,16 @@ class OutOfMemoryAtStep4(CompiledSteps):
         self.calls += 1
         if self.calls < 4:
             return super().__call__(state, batch)
-        # XLA itself refuses these 4 exabytes. The transfer guard of the train loop would refuse to
-        # put the zero on the device.
+        # XLA cannot allocate these 4 exabytes. Without "allow", the transfer guard of the training
+        # loop would raise another error: `jnp.zeros` moves its 0 to the device.
         with jax.transfer_guard("allow"):
             return jax.block_until_ready(jnp.zeros((2**30, 2**30)))
 
 
 @dataclasses.dataclass(frozen=True)
 class StoppedRun:
+    """A run that ended by an error in its fourth step."""
+
     workdir: Path
     exit_code: int
     messages: str  # standard error
@@ -57,22 +59,23 @@ def stopped(trained, tmp_path_factory) -> StoppedRun:
         contextlib.redirect_stderr(messages),
     ):
         patch.setattr(step_programs, "CompiledSteps", OutOfMemoryAtStep4)
-        # The table of peak FLOP/s has no CPU.
+        # MFU needs the peak FLOP/s of the device, which is not known for CPUs.
         patch.setattr(throughput, "peak_flops", lambda kind: 1e12)
         code = tiny_run.command(train.main, *flags)
     return StoppedRun(workdir, code, messages.getvalue())
 
 
 def test_the_requested_steps_are_profiled(stopped):
-    with gzip.open(next((stopped.workdir / "profile").rglob("*.trace.json.gz"))) as file:
+    (trace,) = (stopped.workdir / "profile").rglob("*.trace.json.gz")
+    with gzip.open(trace) as file:
         events = json.load(file)["traceEvents"]
     assert [e["args"]["step_num"] for e in events if e.get("name") == "train"] == ["2", "3"]
 
 
-def test_every_step_has_its_speed_in_the_metrics(stopped):
+def test_the_metrics_have_the_speed_of_every_step(stopped):
     with (stopped.workdir / "metrics.csv").open() as file:
         rows = list(csv.DictReader(file))
-    assert len(rows) == 3
+    assert len(rows) == 3  # the steps before the one that failed
     for name in ("clips_per_second", "frames_per_second", "data_wait", "mfu"):
         assert all(float(row[f"train/{name}"]) >= 0 for row in rows)
     assert all(0 < float(row["train/mfu"]) < 1 for row in rows)
@@ -81,18 +84,18 @@ def test_every_step_has_its_speed_in_the_metrics(stopped):
 
 def test_out_of_memory_is_exit_5_with_advice(stopped):
     assert stopped.exit_code == 5, stopped.messages
-    parts = (
+    parts_in_order = (
         "out of memory: RESOURCE_EXHAUSTED",
         "gradients and activations",
         "1. --config.training.gradient_acc",
     )
-    positions = [stopped.messages.find(part) for part in parts]
+    positions = [stopped.messages.find(part) for part in parts_in_order]
     assert -1 not in positions and positions == sorted(positions), stopped.messages
     assert "not compiled" not in stopped.messages and "Traceback" not in stopped.messages
 
 
 @pytest.mark.usefixtures("light_jax")
-def test_wrong_steps_to_profile_are_refused(trained, tmp_path, capsys):
+def test_profiling_that_ends_before_it_begins_is_refused(trained, tmp_path, capsys):
     flags = [f"--config={trained.config}", f"--workdir={tmp_path}", "--profile=5:4"]
     assert tiny_run.command(train.main, *flags) == 2
     assert "allowed: a number of steps" in capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""INT8 arithmetic, compared with the same sums in float64."""
+"""Tests of INT8 layers: their results equal those of the same computation in float64 and int64."""
 
 from pathlib import Path
 from types import SimpleNamespace
@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import qwix
 from flax import nnx
 
 from signvit_jax.exporting.int8 import int8_tensors
@@ -14,6 +15,7 @@ from signvit_jax.exporting.int8_input_ranges import input_ranges
 from signvit_jax.models.definition import ModelDefinition
 from signvit_jax.serving.int8_linear import (
     Int8Linear,
+    _quantize_rows,
     input_quantization,
     int8_kernel,
     served_tensors,
@@ -25,20 +27,23 @@ from signvit_jax.serving.programs import EXPORT_POLICY
 from tests.helpers import tiny_model
 
 
-def int8_of(linear: nnx.Linear, ranges=None) -> Int8Linear:
-    """Return the layer in INT8; `ranges` (low, high) of the inputs makes them INT8 too."""
-    layer = Int8Linear(linear, int8_input=ranges is not None)
+def int8_of(linear: nnx.Linear, input_range=None) -> Int8Linear:
+    """Return the layer with an INT8 kernel.
+
+    With `input_range`, the (lowest, highest) input, the inputs are INT8 too.
+    """
+    layer = Int8Linear(linear, int8_input=input_range is not None)
     values, scales = int8_kernel(np.asarray(linear.kernel[...]))
     layer.kernel = nnx.Param(jnp.asarray(values))
     layer.kernel_scale = nnx.Param(jnp.asarray(scales))
-    if ranges is not None:
-        scale, zero = input_quantization(np.asarray(ranges, np.float32))
+    if input_range is not None:
+        scale, zero = input_quantization(np.asarray(input_range, np.float32))
         layer.input_scale = nnx.Param(jnp.asarray(scale))
         layer.input_zero = nnx.Param(jnp.asarray(zero))
     return layer
 
 
-def float64(param) -> np.ndarray:
+def float64(param: nnx.Param) -> np.ndarray:
     return np.asarray(param[...], np.float64)
 
 
@@ -49,25 +54,30 @@ def linear():
     return layer
 
 
-def test_an_int8_kernel_is_off_by_half_a_level_at_most(linear):
+def test_the_error_of_an_int8_kernel_is_at_most_half_a_level(linear):
     kernel = np.asarray(linear.kernel[...], np.float64)
-    kernel[:, 3] *= 100  # a channel with large values does not make the others less precise
+    kernel[:, 3] *= 100  # large values in one channel must not make the other channels less precise
     values, scales = int8_kernel(np.asarray(kernel, np.float32))
-    assert values.dtype == np.int8 and scales.shape == (1, 10)
-    assert np.abs(values.astype(int)).max() in (127, 128)
-    assert np.all(np.abs(values * scales.astype(np.float64) - kernel) <= 0.5 * scales * (1 + 1e-4))
+    assert values.dtype == np.int8
+    assert scales.shape == (1, 10)  # one per output channel
+    assert np.abs(values.astype(int)).max() in (127, 128)  # the whole range of INT8 is used
+    error = np.abs(values * scales.astype(np.float64) - kernel)
+    assert np.all(error <= 0.5 * scales * (1 + 1e-4))  # 1e-4: rounding of the float32 scales
 
 
-def test_int8_weights_multiply_with_the_rounded_matrix(linear):
+def test_a_layer_with_float_inputs_multiplies_by_the_rounded_kernel(linear):
     layer = int8_of(linear)
     x = jax.random.normal(jax.random.key(1), (2, 5, 24))
-    rounded = float64(layer.kernel) * float64(layer.kernel_scale)
-    expected = np.asarray(x, np.float64) @ rounded + float64(linear.bias)
+    rounded_kernel = float64(layer.kernel) * float64(layer.kernel_scale)
+    expected = np.asarray(x, np.float64) @ rounded_kernel + float64(linear.bias)
     np.testing.assert_allclose(layer(x), expected, atol=1e-5)
 
 
-@pytest.mark.parametrize(("low", "high"), [(-2.0, 3.0), (0.5, 4.0), (-1.0, -0.25), (0.0, 0.0)])
-def test_int8_inputs_are_sums_of_integers_with_a_zero_point(linear, low, high):
+INPUT_RANGES = [(-2.0, 3.0), (0.5, 4.0), (-1.0, -0.25), (0.0, 0.0)]
+
+
+@pytest.mark.parametrize(("low", "high"), INPUT_RANGES)
+def test_a_layer_with_int8_inputs_sums_products_of_integers(linear, low, high):
     layer = int8_of(linear, (low, high))
     x = np.random.default_rng(0).uniform(low, high, (7, 24)).astype(np.float32)
     scale = float(layer.input_scale[...])
@@ -76,19 +86,32 @@ def test_int8_inputs_are_sums_of_integers_with_a_zero_point(linear, low, high):
     integers = (levels - zero) @ np.asarray(layer.kernel[...], np.int64)
     expected = integers * scale * float64(layer.kernel_scale) + float64(linear.bias)
     np.testing.assert_allclose(layer(jnp.asarray(x)), expected, atol=2e-5)
-    # No value in the range is clipped, and padding stays zero.
+    # No value in the range is clipped: the error is at most half a level, besides float32 rounding.
     assert np.abs((levels - zero) * scale - x).max() <= 0.5 * scale * (1 + 1e-5)
-    assert (np.round(0 / scale) + zero - zero) * scale == 0.0
+
+
+@pytest.mark.parametrize(("low", "high"), INPUT_RANGES)
+def test_an_input_of_zero_stays_exactly_zero(low, high):
+    """Zeros are padding, which must add nothing to a sum."""
+    scale, zero_point = input_quantization(np.array([low, high], np.float32))
+    zeros = _quantize_rows(jnp.zeros((1, 24)), jnp.asarray(scale), jnp.asarray(zero_point))
+    assert zeros.qvalue.dtype == jnp.int8
+    np.testing.assert_array_equal(zeros.qvalue, np.full((1, 24), zero_point))
+    np.testing.assert_array_equal(qwix.dequantize(zeros), np.zeros((1, 24)))
 
 
 def test_inputs_beyond_the_range_are_clipped(linear):
     layer = int8_of(linear, (-1.0, 1.0))
-    np.testing.assert_array_equal(layer(jnp.full((1, 24), 1e6)), layer(jnp.full((1, 24), 9.0)))
+    far, near = jnp.full((1, 24), 1e6), jnp.full((1, 24), 1.1)  # both above the range
+    np.testing.assert_array_equal(layer(far), layer(near))
 
 
 @pytest.mark.long
 def test_input_ranges_have_the_shapes_that_an_export_loads():
-    """The encoder of crops is a shorter stack of layers than the backbone, with only one layer."""
+    """Ranges are stacked like the layers that they belong to, in stacks of different depths.
+
+    The crops of the hands have an encoder of their own with one layer; the backbone has more.
+    """
     config = tiny_model.config(
         model__encoder__crops="hands",
         model__encoder__crop_size=16,
@@ -106,7 +129,7 @@ def test_input_ranges_have_the_shapes_that_an_export_loads():
     batch = {"video": video, "frame_lengths": np.array([6, 5], np.int32)}
     tensors = served_tensors(int8_tensors(model, input_ranges(model, [batch])))
     served = ModifiedDefinition(
-        config, tiny_model.VOCABULARY, 0, use_int8_layers(True), EXPORT_POLICY
+        config, tiny_model.VOCABULARY, 0, use_int8_layers(int8_inputs=True), EXPORT_POLICY
     )
     loaded = served.bind(nested(tensors, served.abstract_params(), Path("weights")))
     clips = (jnp.asarray(video), jnp.asarray(batch["frame_lengths"]))

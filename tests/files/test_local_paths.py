@@ -1,4 +1,4 @@
-"""Tests that an address such as gs://bucket in place of a path is refused and creates no folder."""
+"""Tests that an address such as gs://bucket is refused as a path, and creates no folder."""
 
 from pathlib import Path
 
@@ -18,6 +18,7 @@ from tfds_builders import build
 
 ADDRESS = "gs://bucket/run"
 SMALL = f"--config={Path(__file__).parents[2] / 'configs' / 'small.py'}"
+# Command -> its function, flags that it needs, and all flags that take a path.
 COMMANDS = {
     "train": (
         train.main,
@@ -52,9 +53,9 @@ COMMANDS = {
 def test_every_path_flag_refuses_an_address_and_creates_nothing(
     command, flag, tmp_path, monkeypatch, capfd
 ):
-    main, others, _ = COMMANDS[command]
+    main, needed_flags, _ = COMMANDS[command]
     monkeypatch.chdir(tmp_path)
-    arguments = [other for other in others if not other.startswith(f"{flag}=")]
+    arguments = [needed for needed in needed_flags if not needed.startswith(f"{flag}=")]
     assert tiny_run.command(main, *arguments, f"{flag}={ADDRESS}") == 2
     message = capfd.readouterr().err
     assert ADDRESS in message and "a path on this machine" in message
@@ -70,14 +71,14 @@ def test_a_build_refuses_an_address(flag, tmp_path, monkeypatch, capfd):
     assert ADDRESS in capfd.readouterr().err and not list(tmp_path.iterdir())
 
 
-def test_a_clip_on_the_web_is_refused(tmp_path, capfd):
+def test_the_web_address_of_a_clip_is_refused(tmp_path, capfd):
     assert tiny_run.command(translate.main, "https://host/clip.mp4", f"--workdir={tmp_path}") == 2
     assert "https://host/clip.mp4" in capfd.readouterr().err
 
 
 def test_the_python_api_refuses_an_address(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    for call, error in (
+    for call, error_type in (
         (lambda: load_translator(ADDRESS), WorkdirError),
         (lambda: load_translator(Path(ADDRESS)), WorkdirError),
         (lambda: Workdir.create(ADDRESS), WorkdirError),
@@ -85,7 +86,7 @@ def test_the_python_api_refuses_an_address(tmp_path, monkeypatch):
         (lambda: ExportFolder.new(ADDRESS).__enter__(), ExportError),
         (lambda: from_mapping({"training": {"distillation": {"teacher": ADDRESS}}}), ConfigError),
     ):
-        with pytest.raises(error, match=r"gs:/+bucket/run.*a path on this machine"):
+        with pytest.raises(error_type, match=r"gs:/+bucket/run.*a path on this machine"):
             call()
     assert not list(tmp_path.iterdir())
 
@@ -128,5 +129,5 @@ def test_a_path_with_a_scheme_is_an_address(path):
         Path("/gs:/x"),
     ],
 )
-def test_colons_elsewhere_do_not_make_an_address(path):
+def test_a_path_without_a_scheme_is_not_an_address(path):
     assert not is_address(path)

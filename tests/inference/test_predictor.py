@@ -1,4 +1,4 @@
-"""The decoding of a split: every clip once, the same in every batch, with scores, confidences."""
+"""Tests of the evaluation of a split: each clip once, independent of the batches, with scores."""
 
 import dataclasses
 import math
@@ -39,6 +39,7 @@ def predictor(model):
 
 
 def run(split, predictor, model, config=None, **options):
+    """Return the results of `evaluate`; `config` replaces the model's config."""
     return evaluate(
         split,
         predictor,
@@ -51,28 +52,29 @@ def run(split, predictor, model, config=None, **options):
 
 
 def test_each_clip_is_evaluated_once_in_the_order_of_the_split(split, predictor, model):
-    counted = []
-    found = run(split, predictor, model, on_batch=counted.append)
+    batch_sizes = []
+    found = run(split, predictor, model, on_batch=batch_sizes.append)
     assert [prediction.id for prediction in found.predictions] == [
         entry.id for entry in split.index
     ]
     assert [prediction.reference for prediction in found.predictions] == [
         entry.text for entry in split.index
     ]
-    assert counted == [4, 2]  # without the padding rows of the last batch
+    assert batch_sizes == [4, 2]  # without the padding rows of the last batch
     assert found.decoders["greedy"].examples == len(split)
-    assert (found.split, found.dataset, found.checkpoint_step) == (
-        "test",
-        "video_folder",
-        model.step,
-    )
+    assert (found.split, found.dataset) == ("test", "video_folder")
+    assert found.checkpoint_step == model.step
+
+
+def with_batches_of_one(model):
+    """Return the model's config with a batch size of 1 in place of 4."""
+    inference = dataclasses.replace(model.config.inference, batch_size=1)
+    return dataclasses.replace(model.config, inference=inference)
 
 
 def test_the_batch_size_changes_no_text(split, predictor, model):
-    small = dataclasses.replace(
-        model.config, inference=dataclasses.replace(model.config.inference, batch_size=1)
-    )
-    by_four, by_one = run(split, predictor, model), run(split, predictor, model, small)
+    by_four = run(split, predictor, model)
+    by_one = run(split, predictor, model, with_batches_of_one(model))
     assert [p.hypotheses for p in by_four.predictions] == [p.hypotheses for p in by_one.predictions]
     np.testing.assert_allclose(
         [p.score for p in by_four.predictions], [p.score for p in by_one.predictions], atol=1e-4
@@ -81,12 +83,10 @@ def test_the_batch_size_changes_no_text(split, predictor, model):
 
 def test_a_sampled_text_does_not_depend_on_the_batch(split, model):
     sampling = model.predictor(["sample"], temperature=3.0)
-    small = dataclasses.replace(
-        model.config, inference=dataclasses.replace(model.config.inference, batch_size=1)
-    )
-    by_four, by_one = run(split, sampling, model), run(split, sampling, model, small)
+    by_four = run(split, sampling, model)
+    by_one = run(split, sampling, model, with_batches_of_one(model))
     assert [p.hypotheses for p in by_four.predictions] == [p.hypotheses for p in by_one.predictions]
-    assert len({p.hypotheses["sample"] for p in by_one.predictions}) > 2
+    assert len({p.hypotheses["sample"] for p in by_one.predictions}) > 2  # clips differ
 
 
 def _first_batch(split, model):
@@ -96,13 +96,16 @@ def _first_batch(split, model):
     return next(iter(batches))
 
 
-def test_the_lexicon_ranks_the_list_of_beam_search(split, model):
+def test_the_lexicon_reorders_the_hypotheses_of_beam_search(split, model):
     batch = _first_batch(split, model)
     plain = model.predictor(["beam"], beam_size=4, n_best=4)(model.params, batch)["beam"]
-    # In this lexicon, every word of the best texts is one that no gloss supports.
+    # This lexicon has every word of the best texts, but no gloss that could support a word. So each
+    # of these words costs a penalty.
     words = {word_key(word.text) for hypothesis in plain for word in hypothesis.words}
     lexicon = Lexicon(glosses={}, words={word: Entry(0.0, {}) for word in words})
-    calibration = Calibration(model.step, "", "", 0, {}, lexicon)
+    calibration = Calibration(
+        model.step, dataset="", split="", clips=0, decoders={}, lexicon=lexicon
+    )
     with_lexicon = dataclasses.replace(model, calibration=calibration)
 
     without_weight = with_lexicon.predictor(["beam"], beam_size=4, n_best=4, lexicon_weight=0.0)
@@ -115,14 +118,15 @@ def test_the_lexicon_ranks_the_list_of_beam_search(split, model):
         scores = {}
         for hypothesis in (before, *before.alternatives):
             unsupported = sum(word_key(word.text) in words for word in hypothesis.words)
-            penalty = unsupported * math.log(0.01) * 3.0
-            length = 1 + len(hypothesis.probabilities)
+            penalty = unsupported * math.log(0.01) * 3.0  # the lowest probability, lexicon_weight
+            length = 1 + len(hypothesis.probabilities)  # as the length penalty counts: with BOS
             scores[hypothesis.tokens] = hypothesis.score + penalty / length
         best = sorted(scores, key=lambda tokens: -scores[tokens])[:2]
         found = [after, *after.alternatives]
         assert [hypothesis.tokens for hypothesis in found] == best
         for hypothesis in found:
             assert hypothesis.score == pytest.approx(scores[hypothesis.tokens], abs=1e-4)
+    # The lexicon has changed the best text of a clip.
     assert any(before.tokens != after.tokens for before, after in zip(plain, ranked["beam"]))
 
 
@@ -133,13 +137,13 @@ def test_confidences_and_scores_are_in_their_ranges(split, predictor, model):
 
 
 def test_a_stopped_evaluation_gives_no_scores(split, predictor, model):
-    counts = []  # of clips in each batch
+    batch_sizes = []
 
     def after_one_batch() -> bool:
-        return len(counts) > 0
+        return len(batch_sizes) > 0
 
-    found = run(split, predictor, model, on_batch=counts.append, should_stop=after_one_batch)
-    assert found is None and counts == [4]
+    found = run(split, predictor, model, on_batch=batch_sizes.append, should_stop=after_one_batch)
+    assert found is None and batch_sizes == [4]
 
 
 def test_images_show_the_frames_that_the_model_read(split, predictor, model):
@@ -148,14 +152,14 @@ def test_images_show_the_frames_that_the_model_read(split, predictor, model):
         model.definition.bind, model.params, model.tokenizer, model.ctc_tokenizer, buckets, longest
     )
     results = run(split, predictor, model)
-    shown = clip_images(results, split, model.config, model.tokenizer, attention_maps, 2)
-    assert shown.keys() <= {entry.id for entry in split.index} and shown
+    shown = clip_images(results, split, model.config, model.tokenizer, attention_maps, count=2)
+    assert shown and shown.keys() <= {entry.id for entry in split.index}
     assert {found.frames.shape for found in shown.values()} == {
         (tiny_run.FRAMES, tiny_run.SIZE, tiny_run.SIZE, 3)
     }
     texts = {prediction.id: prediction.hypotheses for prediction in results.predictions}
     for clip, found in shown.items():
-        alignment, attention = found.heat_maps
+        alignment, attention = found.heat_maps  # of CTC; of the decoder
         spelled = model.ctc_tokenizer.decode(
             model.ctc_tokenizer.tokens.index(label) for label in alignment.tokens[:-1]
         )
@@ -171,16 +175,16 @@ def test_no_attention_is_drawn_for_the_text_of_ctc(split, model):
         model.definition.bind, model.params, model.tokenizer, model.ctc_tokenizer, buckets, longest
     )
     results = run(split, model.predictor(["ctc", "greedy"]), model)
-    shown = clip_images(results, split, model.config, model.tokenizer, attention_maps, 1)
+    shown = clip_images(results, split, model.config, model.tokenizer, attention_maps, count=1)
     titles = {
         tuple(heat_map.title.partition(":")[0] for heat_map in found.heat_maps)
         for found in shown.values()
-        if found.heat_maps  # the first clips of the page have no heat maps
+        if found.heat_maps  # only the worst and the best clips have heat maps
     }
     assert titles == {("CTC",)}
 
 
-CLIPS = [
+CLIPS = [  # (text, gloss)
     ("rain in the north today", "RAIN NORTH TODAY"),
     ("the sun shines", ""),
     ("zebra", "loc-NORD REGEN REGEN"),
@@ -190,9 +194,11 @@ CLIPS = [
 
 @pytest.fixture
 def evaluate_texts(monkeypatch):
-    """A function that evaluates given texts of each decoder: name -> text of each clip.
+    """A function that evaluates given texts: decoder name -> text of each clip.
 
-    The score of a text is minus the length of the decoder's name. CTC has glosses as its target.
+    The score of each text is minus the length of the decoder's name, so that tests see which
+    decoder a score is from. CTC spells glosses. "zebra" has letters that the tokenizer does not
+    know.
     """
     monkeypatch.setattr(evaluation, "make_batches", lambda *_, **__: ())
 
@@ -206,7 +212,7 @@ def evaluate_texts(monkeypatch):
         ]
         hypotheses = {
             i: {
-                name: Hypothesis(texts[i], (), -float(len(name)), 0.5)
+                name: Hypothesis(texts[i], tokens=(), score=-float(len(name)), confidence=0.5)
                 for name, texts in texts_of_decoders.items()
             }
             for i in range(len(clips))
@@ -243,11 +249,11 @@ def test_glosses_are_scored_on_the_clips_that_have_them(evaluate_texts):
     )
     assert found.decoders["ctc"].unit == "gloss" and found.decoders["ctc"].examples == 2
     # The errors are loc-NORD and one REGEN; by PHOENIX's rules neither is an error.
-    assert found.decoders["ctc"].wer == 2 / 6
+    assert found.decoders["ctc"].wer == 2 / 6  # two errors in six glosses
     assert found.phoenix_gloss_wer == {"ctc": 0.0}
     assert found.decoders["greedy"].wer == 0 and found.decoders["greedy"].examples == 4
     assert found.unknown == {"z": 1, "b": 1}
-    # PHOENIX's rate is computed only on request.
+    # PHOENIX's word error rate is computed only on request.
     assert evaluate_texts({"ctc": ["RAIN", "", "", ""]}).phoenix_gloss_wer == {}
 
 

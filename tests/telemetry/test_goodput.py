@@ -1,4 +1,4 @@
-"""Goodput: the seconds of a run by activity, and lost steps."""
+"""Tests of goodput: the seconds of a run by activity, and the steps that a stop would lose."""
 
 import re
 import time
@@ -12,7 +12,7 @@ from signvit_jax.telemetry.goodput import Goodput
 
 
 class Clock:
-    """A clock that the test advances."""
+    """Replaces the module `time`; only `sleep` advances it."""
 
     def __init__(self):
         self.now = 100.0
@@ -30,7 +30,7 @@ def clock(monkeypatch):
     return clock
 
 
-def test_every_second_belongs_to_exactly_one_part(clock):
+def test_a_nested_part_does_not_count_for_the_outer_part(clock):
     with Goodput() as goodput:
         clock.sleep(0.3)
         with goodput.time_as("step"):
@@ -40,16 +40,16 @@ def test_every_second_belongs_to_exactly_one_part(clock):
             with pytest.raises(ValueError, match="in the block"), goodput.time_as("save"):
                 clock.sleep(0.02)
                 raise ValueError("in the block")
-        goodput.line(None)
+        goodput.line(None)  # adds the seconds since the last change of part
     expected = {"rest": 0.3, "step": 0.05, "data": 0.1, "save": 0.02, "compile": 0.0, "eval": 0.0}
     assert goodput.seconds == pytest.approx(expected)
 
 
-def test_compile_time_counts_once_and_not_in_the_part_around_it():
+def test_compile_time_counts_once_and_not_for_the_outer_part():
     inner = jax.jit(lambda x: x + 1)
 
     def slow_to_trace(x):
-        time.sleep(0.2)
+        time.sleep(0.2)  # while JAX traces, which is a part of compiling
         return inner(x)
 
     x = jnp.zeros(3)
@@ -57,7 +57,7 @@ def test_compile_time_counts_once_and_not_in_the_part_around_it():
     with Goodput() as goodput:
         with goodput.time_as("eval"):
             jax.jit(lambda x: inner(jax.jit(slow_to_trace)(x)) * 2)(x)
-            time.sleep(0.1)
+            time.sleep(0.1)  # evaluation without compiling
         goodput.line(None)
         elapsed = time.perf_counter() - start
         assert 0.2 <= goodput.seconds["compile"] <= elapsed - 0.1
@@ -70,6 +70,7 @@ def test_compile_time_counts_once_and_not_in_the_part_around_it():
 
 
 def test_steps_after_the_newest_final_checkpoint_are_lost(clock):
+    # The run resumed from step 100, so its third step is step 103.
     goodput = Goodput()
     with goodput.time_as("step"):
         goodput.steps = 3
@@ -81,8 +82,11 @@ def test_steps_after_the_newest_final_checkpoint_are_lost(clock):
     assert "8 steps" in goodput.line(106)
     assert re.search(r"lost since the last checkpoint: 2 steps \(0\.4 s\)", goodput.line(106))
     assert "lost since the last checkpoint: 5 steps" in goodput.line(103)  # the save at 106 failed
-    # The run resumed from the checkpoint at 100.
-    assert "lost since the last checkpoint: 8 steps" in goodput.line(100)
-    assert goodput.line(106).count("replayed") == 0
+    assert "lost since the last checkpoint: 8 steps" in goodput.line(100)  # both saves failed
+
+
+def test_replayed_steps_are_reported_if_there_are_any():
+    goodput = Goodput()
+    assert "replayed" not in goodput.line(None)
     goodput.steps_replayed = 4
-    assert "replayed after a restart: 4 steps" in goodput.line(106)
+    assert "replayed after a restart: 4 steps" in goodput.line(None)

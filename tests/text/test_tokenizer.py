@@ -52,7 +52,10 @@ BERT_PIECES = [
 
 
 def reference_wordpiece(word: str, vocabulary: set[str]) -> list[str]:
-    """Split a word as the paper defines WordPiece: always take the longest piece."""
+    """Return the pieces of a word by the definition of WordPiece: the longest piece first.
+
+    Pieces within a word have the prefix "##".
+    """
     pieces = []
     start = 0
     while start < len(word):
@@ -79,7 +82,7 @@ def bert_file(tmp_path_factory):
     [BPE, WORD, dataclasses.replace(BPE, lowercase=False), dataclasses.replace(BPE, vocab_size=8)],
     ids=["bpe", "word", "cased", "characters"],
 )
-def test_learned_text_of_any_script_round_trips(config, text):
+def test_encoding_and_decoding_a_learned_text_gives_the_text(config, text):
     tokenizer = learn(TEXTS, config)
     assert tokenizer.decode(tokenizer.encode(text)) == tokenizer.normalize(text)
     assert tokenizer.unk_id not in tokenizer.encode(text)
@@ -87,11 +90,14 @@ def test_learned_text_of_any_script_round_trips(config, text):
 
 @given(
     st.lists(
-        st.text(st.characters(exclude_categories=["Cs"]), max_size=30), min_size=1, max_size=5
+        st.text(st.characters(exclude_categories=["Cs"]), max_size=30),  # no lone surrogates
+        min_size=1,
+        max_size=5,
     ),
     st.booleans(),
 )
-def test_bpe_round_trips_any_text_it_learned_from(texts, lowercase):
+def test_bpe_decodes_any_text_that_it_learned_from(texts, lowercase):
+    # "a": to learn from empty texts alone is an error.
     tokenizer = learn([*texts, "a"], dataclasses.replace(BPE, lowercase=lowercase))
     for text in texts:
         ids = tokenizer.encode(text)
@@ -106,7 +112,8 @@ def test_only_unknown_characters_become_unk(text):
     normalized = tokenizer.normalize(text)
     ids = tokenizer.encode(text)
     assert ids.count(tokenizer.unk_id) == sum(c not in known for c in normalized)
-    assert tokenizer.decode(ids) == " ".join("".join(c for c in normalized if c in known).split())
+    known_part = "".join(c for c in normalized if c in known)
+    assert tokenizer.decode(ids) == " ".join(known_part.split())
 
 
 def test_in_a_large_vocabulary_every_word_is_one_token():
@@ -115,28 +122,26 @@ def test_in_a_large_vocabulary_every_word_is_one_token():
         assert len(tokenizer.encode(word)) == 1
 
 
-def test_a_small_vocabulary_spells_rare_words():
+def test_a_small_vocabulary_splits_rare_words():
     texts = ["the cat"] * 50 + ["hippopotamus"]
     tokenizer = learn(texts, dataclasses.replace(BPE, vocab_size=30))
     assert tokenizer.vocab_size <= 30
-    assert len(tokenizer.encode("the cat")) == 2 and len(tokenizer.encode("hippopotamus")) > 3
+    assert len(tokenizer.encode("the cat")) == 2
+    assert len(tokenizer.encode("hippopotamus")) > 3
 
 
 def test_words_below_the_minimum_frequency_are_not_learned():
     texts = ["common common", "rarely"]
-    assert len(learn(texts, dataclasses.replace(BPE, min_frequency=2)).encode("rarely")) > 1
+    bpe = learn(texts, dataclasses.replace(BPE, min_frequency=2))
+    assert len(bpe.encode("rarely")) > 1
     word = learn(texts, dataclasses.replace(WORD, min_frequency=2))
-    assert word.encode("common rarely") == [4, word.unk_id]
+    assert word.encode("common rarely") == [word.tokens.index("common"), word.unk_id]
 
 
 def test_learned_tokenizers_have_special_ids_0_to_3():
     for tokenizer in (learn(TEXTS, BPE), learn(TEXTS, WORD), learn_gloss_vocabulary(["A B"])):
-        assert (tokenizer.pad_id, tokenizer.bos_id, tokenizer.eos_id, tokenizer.unk_id) == (
-            0,
-            1,
-            2,
-            3,
-        )
+        ids = [tokenizer.pad_id, tokenizer.bos_id, tokenizer.eos_id, tokenizer.unk_id]
+        assert ids == [0, 1, 2, 3]
 
 
 @pytest.mark.parametrize(
@@ -148,16 +153,16 @@ def test_no_text_can_forge_a_special_token(text, bert_file):
         learn([*TEXTS, text], WORD),
         load_bert_vocabulary(bert_file, TokenizerConfig(name="bert")),
     ):
-        assert not {tokenizer.pad_id, tokenizer.bos_id, tokenizer.eos_id} & set(
-            tokenizer.encode(text)
-        )
+        special_ids = {tokenizer.pad_id, tokenizer.bos_id, tokenizer.eos_id}
+        assert not special_ids & set(tokenizer.encode(text))
 
 
 def test_decode_stops_at_eos_and_drops_the_other_specials():
     tokenizer = learn(TEXTS, BPE)
     ids = tokenizer.encode("it's worth")
-    assert tokenizer.decode([tokenizer.bos_id, *ids, tokenizer.eos_id, *ids, 0, 0]) == "it's worth"
-    assert tokenizer.decode([0, tokenizer.unk_id]) == ""
+    bos, eos, pad = tokenizer.bos_id, tokenizer.eos_id, tokenizer.pad_id
+    assert tokenizer.decode([bos, *ids, eos, *ids, pad, pad]) == "it's worth"
+    assert tokenizer.decode([pad, tokenizer.unk_id]) == ""
 
 
 def test_decode_refuses_an_id_outside_the_vocabulary():
@@ -173,7 +178,7 @@ def test_nfc_and_nfd_spellings_are_the_same_text():
     assert tokenizer.encode("cafe\u0301") == tokenizer.encode("caf\u00e9")
 
 
-def test_learning_is_the_same_in_another_process():
+def test_another_process_learns_the_same_tokenizer():
     code = (
         "import sys; from signvit_jax.config.schema import TokenizerConfig; "
         "from signvit_jax.text.tokenizer import learn; "
@@ -185,7 +190,7 @@ def test_learning_is_the_same_in_another_process():
     assert other == learn(TEXTS, BPE).to_json()
 
 
-def test_every_tokenizer_survives_json(bert_file):
+def test_every_tokenizer_is_the_same_after_writing_and_reading_json(bert_file):
     bert = load_bert_vocabulary(bert_file, TokenizerConfig(name="bert"))
     for tokenizer in (
         learn(TEXTS, BPE),
@@ -199,7 +204,7 @@ def test_every_tokenizer_survives_json(bert_file):
 
 
 @pytest.mark.parametrize(
-    "damage",
+    "content",
     [
         "",
         "{",
@@ -209,15 +214,15 @@ def test_every_tokenizer_survives_json(bert_file):
         '{"format": "signvit_jax tokenizer", "version": 99, "kind": "bpe"}',
     ],
 )
-def test_a_damaged_tokenizer_file_is_refused(damage):
+def test_a_damaged_tokenizer_file_is_refused(content):
     with pytest.raises(TokenizerError, match="tokenizer"):
-        Tokenizer.from_json(damage)
+        Tokenizer.from_json(content)
 
 
 def test_a_tokenizer_file_without_special_tokens_is_refused():
-    text = learn(TEXTS, BPE).to_json().replace("< pad >", "< dap >")
+    content = learn(TEXTS, BPE).to_json().replace("< pad >", "< dap >")
     with pytest.raises(TokenizerError, match="special tokens"):
-        Tokenizer.from_json(text)
+        Tokenizer.from_json(content)
 
 
 @given(
@@ -250,20 +255,15 @@ def test_bert_ids_are_those_of_the_file(bert_file):
         (),
         TokenizerConfig(name="bert", vocab_file=str(bert_file), pad_id=0, bos_id=101, eos_id=102),
     )
-    assert (tokenizer.pad_id, tokenizer.bos_id, tokenizer.eos_id, tokenizer.vocab_size) == (
-        0,
-        101,
-        102,
-        len(BERT_PIECES),
-    )
+    assert [tokenizer.pad_id, tokenizer.bos_id, tokenizer.eos_id] == [0, 101, 102]
+    assert tokenizer.vocab_size == len(BERT_PIECES)
 
 
 def test_bert_decoding_joins_pieces_and_punctuation(bert_file):
     tokenizer = load_bert_vocabulary(bert_file, TokenizerConfig(name="bert"))
-    assert (
-        tokenizer.decode([101, *tokenizer.encode("Unaffable, it's playing."), 102])
-        == "unaffable, it's playing."
-    )
+    ids = tokenizer.encode("Unaffable, it's playing.")
+    decoded = tokenizer.decode([tokenizer.bos_id, *ids, tokenizer.eos_id])
+    assert decoded == "unaffable, it's playing."
 
 
 def test_cased_bert_keeps_case(bert_file):
@@ -292,8 +292,8 @@ def test_a_missing_vocabulary_file_is_a_config_error(tmp_path):
 
 
 @pytest.mark.parametrize(("key", "expected_id"), [("pad_id", 0), ("bos_id", 1), ("eos_id", 2)])
-def test_ids_of_the_config_must_agree_with_the_tokenizer(key, expected_id):
-    learn(TEXTS, dataclasses.replace(BPE, **{key: expected_id}))
+def test_special_ids_of_the_config_must_be_those_of_the_tokenizer(key, expected_id):
+    learn(TEXTS, dataclasses.replace(BPE, **{key: expected_id}))  # no error
     with pytest.raises(
         ConfigError, match=rf"tokenizer\.{key} is 101, but the 'bpe' tokenizer has {expected_id}"
     ):
@@ -327,7 +327,7 @@ CHINESE = [
     for time in TIMES
     for verb in VERBS
     for place in PLACES
-][:300]
+][:300]  # of 500
 UNSPACED_TEXTS = {
     "Chinese": CHINESE,
     "Japanese": ["私はコーヒーを飲みます。", "今日は学校へ行きました", "コーヒー、飲む？"],
@@ -338,11 +338,11 @@ UNSPACED_TEXTS = {
 
 def test_chinese_is_learned_by_character_not_by_sentence():
     for tokenizer in (learn(CHINESE, BPE), learn(CHINESE, WORD)):
-        tokens = sum(map(len, tokenizer.encode_all(CHINESE)))
-        assert tokens / len(CHINESE) >= 0.8 * sum(map(len, CHINESE)) / len(CHINESE)
-        assert tokenizer.unk_id not in tokenizer.encode(
-            "学校想看你。"
-        )  # a new sentence of known characters
+        num_tokens = sum(len(ids) for ids in tokenizer.encode_all(CHINESE))
+        num_characters = sum(len(text) for text in CHINESE)
+        assert num_tokens >= 0.8 * num_characters
+        new_sentence = "学校想看你。"  # of known characters
+        assert tokenizer.unk_id not in tokenizer.encode(new_sentence)
 
 
 @pytest.mark.parametrize("script", UNSPACED_TEXTS)
@@ -358,24 +358,27 @@ def test_text_without_spaces_is_decoded_without_spaces(script, vocab_size):
 def test_latin_words_in_chinese_text_are_still_words():
     texts = ["我用computer学习", "computer 很好"] * 20
     tokenizer = learn(texts, BPE)
-    assert [tokenizer.tokens[i] for i in tokenizer.encode("用computer")][-2:] == ["用", "computer"]
+    tokens = [tokenizer.tokens[i] for i in tokenizer.encode("用computer")]
+    assert tokens[-2:] == ["用", "computer"]  # BPE marks the beginning of the text before them
     word = learn(texts, WORD)
     assert [word.tokens[i] for i in word.encode("用computer学")] == ["用", "computer", "学"]
     assert word.decode(word.encode("用computer学")) == "用computer学"
 
 
 def test_chinese_texts_do_not_change_how_spaced_text_is_split():
-    spaced, with_chinese = (
-        learn(["the cat sat", "the dog sat"], BPE),
-        learn(["the cat sat", "the dog sat", "猫坐着"], BPE),
+    spaced = learn(["the cat sat", "the dog sat"], BPE)
+    with_chinese = learn(["the cat sat", "the dog sat", "猫坐着"], BPE)
+    tokens, tokens_with_chinese = (
+        [tokenizer.tokens[i] for i in tokenizer.encode("the cat sat")]
+        for tokenizer in (spaced, with_chinese)
     )
-    assert [spaced.tokens[i] for i in spaced.encode("the cat sat")] == [
-        with_chinese.tokens[i] for i in with_chinese.encode("the cat sat")
-    ]
-    assert "Split" not in spaced.to_json()  # the file is as in earlier releases
+    assert tokens == tokens_with_chinese
+    # The file is as in earlier releases: "Split" is the step that separates Chinese characters.
+    assert "Split" not in spaced.to_json()
 
 
-# Learned from "你好世界" and "世界你好" before scripts without spaces were split by character.
+# A file of an earlier release, which did not yet split scripts without spaces by character. It was
+# learned from "你好世界" and "世界你好".
 OLD_BPE = (
     '{"format": "signvit_jax tokenizer", "version": 1, "kind": "bpe", "lowercase": true, '
     '"model": {"version": "1.0", "truncation": null, "padding": null, "added_tokens": [], '
@@ -414,11 +417,11 @@ def test_bert_puts_no_spaces_between_chinese_characters(tmp_path):
 
 
 def test_unknown_pieces_are_counted(bert_file):
-    bpe, word = learn(["rain", "sun"], BPE), learn(["rain", "sun"], WORD)
+    bpe = learn(["rain", "sun"], BPE)
+    word = learn(["rain", "sun"], WORD)
     assert bpe.unknown(["Rain", "zebra zu", ""]) == {"z": 2, "e": 1, "b": 1}
-    assert bpe.decode(bpe.encode("zebra")) == "ra"  # "zeb" is lost, which must be reported
+    assert bpe.decode(bpe.encode("zebra")) == "ra"  # "zeb" is lost, so users must be told
     assert word.unknown(["Rain", "zebra sun zebra"]) == {"zebra": 2}
     assert learn(["今天"], BPE).unknown(["今年"]) == {"年": 1}
-    assert load_bert_vocabulary(bert_file, TokenizerConfig(name="bert")).unknown(
-        ["Hello Zürich"]
-    ) == {"Zürich": 1}
+    bert = load_bert_vocabulary(bert_file, TokenizerConfig(name="bert"))
+    assert bert.unknown(["Hello Zürich"]) == {"Zürich": 1}

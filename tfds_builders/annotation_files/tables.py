@@ -1,6 +1,6 @@
-"""Untrusted tables with any delimiter and encoding, saved by any spreadsheet program.
+"""Reading of tables (CSV, TSV) that users give: any delimiter, any encoding, possibly damaged.
 
-Every line becomes a `Row` or a `Problem` with file and line; nothing is dropped silently.
+Each row becomes a `Row`, or a `Problem` that names file and line. None is dropped silently.
 """
 
 import csv
@@ -14,14 +14,16 @@ from dataclasses import dataclass, field
 from signvit_jax.errors.base import SignVitError
 from tfds_builders.clips import Problem
 
-MAX_TEXT = 20_000  # characters; a longer text is the result of a quotation mark never closed
-MAX_NAME_WORDS = 5  # of a clip's name; a name with more words is a sentence
-# A quoted text of at least LONG_TEXT lines has swallowed rows if this share of its lines look like
-# rows.
+# Characters of a text. A longer one comes from a quotation mark that is never closed.
+MAX_TEXT = 20_000
+MAX_NAME_WORDS = 5  # of a clip's name; more words are a sentence
+# A quotation mark that is closed too late makes one text of several rows: it "swallows" them. A
+# quoted text of at least LONG_TEXT more lines has swallowed rows if this share of the lines look
+# like rows.
 LONG_TEXT = 4
 SWALLOWED_SHARE = 0.8
 _LINE_BREAK = re.compile("\r\n|\r|\n")
-# The first line by which a table tells Excel its delimiter.
+# The line `sep=;`, with which a table may begin to tell Excel its delimiter.
 _SEPARATOR_LINE = re.compile('"?sep=(.)"?[\r\n]*', re.IGNORECASE)
 # The first bytes of spreadsheets: .xlsx and .ods are zip files, .xls is OLE.
 _SPREADSHEETS = (b"PK\x03\x04", b"\xd0\xcf\x11\xe0")
@@ -33,17 +35,14 @@ _BYTE_ORDER_MARKS = {
 
 
 class AnnotationError(SignVitError, ValueError):
-    """An annotation file or media folder that cannot be used at all.
-
-    The message is complete and for the user.
-    """
+    """An annotation file or media folder that cannot be used at all; the message says why."""
 
 
 @dataclass(frozen=True)
 class Row:
     """A row of a table."""
 
-    line: int  # its first line in the file, counted from 1
+    line: int  # number of its first line in the file, from 1
     values: dict[str, str]  # column -> text without surrounding white space
 
 
@@ -58,16 +57,16 @@ class Table:
 
 
 def text_encoding(head: bytes, encoding: str | None) -> str:
-    """Return the codec of a text that begins with `head`.
+    """Return the encoding of a file that begins with the bytes `head`.
 
-    It is that of a byte order mark, or else `encoding`, or else UTF-8. Raises AnnotationError for
-    an unknown `encoding`.
+    A byte order mark decides; without one it is `encoding`, and without that UTF-8. Raises
+    AnnotationError for an unknown `encoding`.
     """
     for mark, encoding_of_mark in _BYTE_ORDER_MARKS.items():
         if head.startswith(mark):
             return encoding_of_mark
     try:
-        "a".encode(encoding or "utf-8")  # fails for codecs that are not of texts, such as base64
+        "a".encode(encoding or "utf-8")  # fails also for codecs of bytes, such as base64
     except LookupError as error:
         raise AnnotationError(
             f"--encoding is {encoding!r}; allowed: the name of a text encoding, "
@@ -93,13 +92,14 @@ def read_table(
 
     Args:
         path: the file.
-        required, optional: columns; others are ignored.
-        delimiters: possible delimiters; the one that finds most columns in the header is used.
+        required, optional: our names of columns; other columns of the table are ignored.
+        delimiters: possible delimiters; the one with which the header has most of the columns is
+            used.
         quoted: False takes quotation marks literally, for tables that do not quote.
-        column_names: the table's name of each column, or None for the same name. It is given where
-            the user can set it with the option --<name>_column.
-        if_empty: advice for a row in which a required column is empty.
-        encoding: of a file without a byte order mark; without it UTF-8.
+        column_names: our name of a column -> the table's name; None if it is the same. Callers that
+            have options --<name>_column give it, and messages then name these options.
+        if_empty: required column -> advice in the message about a row where it is empty.
+        encoding: of a file without a byte order mark; None for UTF-8.
 
     Raises:
         AnnotationError: the file cannot be used, or an unclosed quotation mark swallows rows.
@@ -153,9 +153,9 @@ def _columns(
     delimiters: str,
     column_names: Mapping[str, str | None] | None,
 ) -> tuple[str, list[list[str]]]:
-    """Return the delimiter, and for each field of a row the columns that it fills (often none)."""
+    """Return the delimiter and, for each field of a row, our names of its column (often none)."""
     chosen = {name: _folded(column) for name, column in (column_names or {}).items() if column}
-    # Our name of a column -> the table's name of it, folded.
+    # Our name of a column -> the table's name, folded.
     heads = {name: chosen.get(name, _folded(name)) for name in (*required, *optional)}
     must_exist = list(dict.fromkeys((*required, *chosen)))
     split = _best_delimiter(header, {heads[name] for name in must_exist}, delimiters)
@@ -174,7 +174,7 @@ def _columns(
     columns: list[list[str]] = [[] for _ in names]
     for name, head in heads.items():
         if name not in must_exist and head in chosen.values():
-            continue  # the user gave this column another meaning
+            continue  # the user has chosen this column of the table for another name
         if folded.count(head) > 1:
             raise AnnotationError(
                 f"{path}: the column {head!r} is {folded.count(head)} times in the first line; "
@@ -186,7 +186,7 @@ def _columns(
 
 
 def _folded(name: str) -> str:
-    """Return a column's name as it is compared: without spaces around it, in lower case."""
+    """Return a column's name as names are compared: in lower case, without spaces around it."""
     return name.strip().casefold()
 
 
@@ -196,7 +196,9 @@ def _best_delimiter(header: str, heads: set[str], delimiters: str) -> tuple[str,
     None if the header is empty, or if no delimiter can split it.
     """
     candidates: list[tuple[str, list[str]]] = []
-    for delimiter in delimiters if header.strip() else "":
+    if not header.strip():
+        return None
+    for delimiter in delimiters:
         try:
             names = next(csv.reader([header], delimiter=delimiter), [])
         except csv.Error:
@@ -210,7 +212,11 @@ def _best_delimiter(header: str, heads: set[str], delimiters: str) -> tuple[str,
 
 
 def _no_column(name: str, head: str, names: Sequence[str], is_given: bool, has_flag: bool) -> str:
-    """The message for a missing column, with the nearest one and the option that sets it."""
+    """Return the message about a missing column, with a similar one and the option to choose it.
+
+    `name`: ours. `head`: the name that the table should have, which is the user's if `is_given`.
+    `names`: the columns of the table. `has_flag`: there is an option --<name>_column.
+    """
     by_folded = {known.casefold(): known for known in reversed(names)}
     near = difflib.get_close_matches(head.casefold(), list(by_folded), n=1, cutoff=0.5)
     nearest = by_folded[near[0]] if near else None
@@ -236,12 +242,13 @@ def _lines(
     columns: Sequence[Sequence[str]],
     required: Sequence[str],
 ) -> Iterator[tuple[int, list[str]]]:
-    """Yield (first line, fields) of each row; a row that cannot be parsed becomes a problem.
+    """Yield (number of the first line, fields) of each row, and add problems to `table`.
 
-    `num_lines_above`: the number of lines that were read before, the header included.
+    A row that cannot be parsed becomes a problem. `num_lines_above`: the number of lines that were
+    read from `file` before, the header included.
 
-    Raises AnnotationError for a quotation mark that swallows rows. It is unknown which mark is
-    missing, so the texts on either side could be wrong.
+    Raises AnnotationError if a quotation mark that is not closed swallows rows. Then the whole file
+    is refused: which mark is missing is unknown, so rows before and after it may be wrong.
     """
     raw: list[str] = []  # lines of the current row
 
@@ -264,7 +271,7 @@ def _lines(
             fields = next(reader, None)
         except csv.Error as error:
             last = reader.line_num + num_lines_above
-            if swallowed := rows.count(raw[1:]):
+            if swallowed := rows.count(raw[1:]):  # the lines after the first
                 unclosed = "unexpected end" in str(error)
                 closed = "is never closed" if unclosed else "is not closed there"
                 message = _swallowed(table.path, line, last, closed, swallowed)
@@ -287,6 +294,7 @@ def _lines(
 
 
 def _swallowed(path: str, first: int, last: int, closed: str, count: int) -> str:
+    """Return the message about `count` rows in one quoted text; `closed` says where it ends."""
     return (
         f"{path}, lines {first} to {last}: the quotation mark that opens in line {first} {closed}, "
         f"so that {count} rows after it would be part of one text. Close it in line {first}, or "
@@ -296,11 +304,12 @@ def _swallowed(path: str, first: int, last: int, closed: str, count: int) -> str
 
 
 class _Rows:
-    """The rows of a table, distinguished from the lines of a quoted text.
+    """Recognition of lines that are rows of the table, not lines of a quoted text.
 
-    A row has all fields, no empty required one, no space after a delimiter, and a name of a few
-    words. Prose has spaces after its commas and semicolons, and a varying number of them. Prose
-    without spaces is usually in another script than the names of the clips.
+    A row has all fields, a value in each required one, no space after a delimiter, and a name of
+    few words. A text differs: it has spaces after its commas and semicolons, and not the same
+    number of them in each line. A text without spaces is usually in another script than the clips'
+    names.
     """
 
     def __init__(self, delimiter: str, columns: Sequence[Sequence[str]], required: Sequence[str]):
@@ -308,6 +317,7 @@ class _Rows:
         self._required = [
             i for i, names in enumerate(columns) if any(name in required for name in names)
         ]
+        # The first required column has the names of the clips.
         self._name = next(
             (i for i, names in enumerate(columns) if required and required[0] in names), 0
         )
@@ -317,21 +327,22 @@ class _Rows:
         return sum(self._is_row(self._fields(line)) for line in lines)
 
     def swallowed_by(self, fields: Sequence[str]) -> int:
-        """Return the number of rows that a quoted field has swallowed, 0 if it is a text."""
+        """Return the number of rows that a field of this row has swallowed; 0 if none has."""
         clip_name = fields[self._name] if self._name < len(fields) else ""
-        for place, text in enumerate(fields):
+        for position, text in enumerate(fields):
             first, *others = _LINE_BREAK.split(text)
             others = [line for line in others if line.strip()]
             if not others:
                 continue
-            name = clip_name if place != self._name else first
-            # If the field swallowed rows, each line after the first is a row; the last of them
-            # continues with the fields behind this one.
+            name = clip_name if position != self._name else first
+            # If the field has swallowed rows, each of its lines after the first is a row. The last
+            # of these rows continues with the fields after this field.
             rows = [self._fields(line) for line in others]
-            rows[-1] = [*rows[-1], *fields[place + 1 :]]
+            rows[-1] = [*rows[-1], *fields[position + 1 :]]
             is_long = len(rows) >= LONG_TEXT
-            if not is_long and place + max(len(self._fields(first)), 1) != self._width:
-                continue  # its first line does not complete a row, so this is a text
+            width_with_first_line = position + max(len(self._fields(first)), 1)
+            if not is_long and width_with_first_line != self._width:
+                continue  # its first line does not complete a row, so the field is a text
             swallowed = sum(self._is_row(row, may_be_short=is_long, like=name) for row in rows)
             if swallowed >= (SWALLOWED_SHARE * len(rows) if is_long else len(rows)):
                 return swallowed
@@ -348,7 +359,8 @@ class _Rows:
     ) -> bool:
         """Return True if these can be the fields of a row.
 
-        If `like`, the name of another clip, is ASCII, the name of this one must be too.
+        `may_be_short`: fields after the last required one may be missing. `like`: the name of
+        another clip; if it is ASCII, the name in this row must be ASCII too.
         """
         min_width = max(self._required) + 1 if may_be_short else self._width
         if not min_width <= len(fields) <= self._width:
@@ -371,6 +383,7 @@ def _take_row(
     required: Sequence[str],
     if_empty: Mapping[str, str],
 ) -> None:
+    """Add a row to the table: to its rows, or to its problems if something is wrong with it."""
     while len(fields) > len(columns) and not fields[-1].strip():
         fields.pop()  # spreadsheets write empty cells at the end of a row
     values = {name: text.strip() for names, text in zip(columns, fields) for name in names}
@@ -390,6 +403,7 @@ def _fault(
     if_empty: Mapping[str, str],
     encoding: str,
 ) -> str | None:
+    """Return what is wrong with a row, or None."""
     if len(fields) > len(columns):
         return (
             f"{len(fields)} fields where the header has {len(columns)}; "
@@ -402,9 +416,9 @@ def _fault(
 
 
 def text_fault(values: Mapping[str, str], encoding: str = "UTF-8") -> str | None:
-    """Return why one of the named texts cannot be stored, or None.
+    """Return why one of the texts (name -> text) cannot be stored, or None.
 
-    `encoding`: of the file; bytes that it could not decode have become surrogates.
+    `encoding`: that of the file. Bytes that are not in this encoding were decoded as surrogates.
     """
     for name, text in values.items():
         if "\0" in text:

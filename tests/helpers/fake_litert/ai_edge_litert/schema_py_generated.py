@@ -1,4 +1,8 @@
-"""Models whose graphs have no operators and no outputs, so that nothing can be pruned."""
+"""A stand-in for LiteRT's module that reads and writes .tflite files.
+
+Its models have a graph without operators and outputs, so the code under test finds nothing to
+prune. The content of a file passes through unchanged. Names are those of LiteRT.
+"""
 
 from types import SimpleNamespace
 
