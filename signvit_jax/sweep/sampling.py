@@ -34,7 +34,7 @@ _NOT_OFFERED = {
     "nsgaiii": "it is for several metrics at once, and a sweep compares one",
     "brute_force": "it is called grid here",
 }
-_RANDOM_FIRST = 10  # TPE draws the values of so many first trials at random and learns from them
+_RANDOM_FIRST = 10  # TPE draws the values of this many first trials at random and learns from them
 _MIN_TRIALS_FOR_IMPORTANCE = 4
 
 log = logging.getLogger(__name__)

@@ -72,9 +72,9 @@ def test_a_step_that_does_not_fit_ends_with_advice_and_code_5(config, planned, c
     code, printed, _ = inspect(capsys, *arguments)
     assert code == 5
     assert "does not fit" in printed and "--config.training.remat=full" in printed
-    compiler.asked.clear()
+    compiler.requests.clear()
     code, printed, _ = inspect(capsys, *arguments, "--no_advice")
-    assert code == 5 and len(compiler.asked) == 1 and "What to" not in printed
+    assert code == 5 and len(compiler.requests) == 1 and "What to" not in printed
 
 
 def test_remaining_options_are_listed_if_no_setting_fits(config, planned, capsys, monkeypatch):

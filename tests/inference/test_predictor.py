@@ -102,7 +102,7 @@ def test_the_lexicon_reorders_the_hypotheses_of_beam_search(split, model):
     # This lexicon has every word of the best texts, but no gloss that could support a word. So each
     # of these words costs a penalty.
     words = {word_key(word.text) for hypothesis in plain for word in hypothesis.words}
-    lexicon = Lexicon(glosses={}, words={word: Entry(0.0, {}) for word in words})
+    lexicon = Lexicon(glosses={}, words={word: Entry(0.0, {}, 0.0) for word in words})
     calibration = Calibration(
         model.step, dataset="", split="", clips=0, decoders={}, lexicon=lexicon
     )
