@@ -193,6 +193,16 @@ class DecoderConfig:
     memory: str = choice(
         ("queries", "frames"), "Input of the decoder's cross-attention: pooled tokens or frames."
     )
+    gloss_memory: bool = plain(
+        False,
+        "The decoder also learns to translate glosses, and searches read those that CTC spells; "
+        "for `ctc.target` gloss. With the target auto it is off where the data has no glosses.",
+    )
+    gloss_corruption: float = rate(
+        0.1,
+        "Rate at which training leaves out, replaces or inserts glosses of the gloss memory, as "
+        "CTC may.",
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -281,6 +291,11 @@ class TrainingConfig:
     )
     ctc_weight: float = number(0.3, "Weight of the CTC loss.")
     ce_weight: float = number(0.7, "Weight of the decoder's cross-entropy loss.")
+    gloss_ce_weight: float = positive(
+        0.5,
+        "Weight of the cross-entropy of the text given the glosses; with "
+        "`model.decoder.gloss_memory` alone.",
+    )
     ctc_flat_start_steps: int = integer(
         0,
         "Steps of flat-start warm-up for CTC, with labels spread evenly over the clip; 0 = off.",
@@ -484,6 +499,12 @@ class InferenceConfig:
     )
     ctc_weight: float = number(
         0.0, "Share of CTC in the score of beam; needs a CTC head that spells text.", most=1.0
+    )
+    gloss_weight: float = number(
+        0.5,
+        "Share of the glosses that CTC spells in the probability of each token, for models with "
+        "`model.decoder.gloss_memory`; 0 = the decoder reads frames alone.",
+        most=1.0,
     )
     lexicon_weight: float = number(
         0.0,

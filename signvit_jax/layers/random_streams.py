@@ -13,6 +13,8 @@ STREAMS = {
     "step.encoder": 0,
     "step.decoder": 1,
     "step.ctc_head": 2,
+    "step.glosses": 3,
+    "step.decoder_of_glosses": 4,
     # models.translator.VideoEncoder
     "encoder.backbone": 0,
     "encoder.temporal": 1,
@@ -43,6 +45,10 @@ STREAMS = {
     "pooling.attention_branch": 1,
     "pooling.feed_forward_dropout": 2,
     "pooling.refinement_dropout": 3,
+    # models.gloss_encoder.GlossEncoder
+    "gloss_encoder.corruption": 0,
+    "gloss_encoder.dropout": 1,
+    "gloss_encoder.block": 2,
     # models.decoder.TextDecoder
     "decoder.layer": 0,  # + layer
     "decoder.embedding_dropout": 0,  # + number of layers

@@ -18,6 +18,7 @@ from signvit_jax.layers.random_streams import fold
 from signvit_jax.layers.transformer import linear
 from signvit_jax.models.ctc_head import CTCHead
 from signvit_jax.models.decoder import TextDecoder
+from signvit_jax.models.gloss_encoder import GlossEncoder
 from signvit_jax.models.hand_crops import HandCrops
 from signvit_jax.models.hand_localizer import Localization
 from signvit_jax.models.images import ImageFormat, image_format, with_motion
@@ -184,7 +185,7 @@ def _channels(config: EncoderConfig) -> int:
 
 
 class SignTranslator(nnx.Module):
-    """Encoder, text decoder and CTC head.
+    """Encoder, text decoder, CTC head and, if the decoder has a gloss memory, gloss encoder.
 
     `ctc.target` is 'text' or 'gloss' ('auto' is resolved before); 'gloss' needs `gloss_vocab_size`.
     """
@@ -213,6 +214,10 @@ class SignTranslator(nnx.Module):
         )
         self.ctc_source = config.ctc.source
         self.decoder_memory = config.decoder.memory
+        gloss_encoder = None
+        if config.decoder.gloss_memory and not spells_text:
+            gloss_encoder = GlossEncoder(config.decoder, gloss_vocab_size, dtype=dtype, rngs=rngs)
+        self.gloss_encoder = gloss_encoder
 
     @classmethod
     def from_config(

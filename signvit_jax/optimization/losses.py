@@ -42,6 +42,7 @@ class Outputs(NamedTuple):
     logits: Float[Array, "b l v"]  # at position i: of token i + 1
     ctc_logits: Float[Array, "b s v"]
     ctc_steps: Int[Array, "b"]  # valid steps of each clip
+    gloss_logits: Float[Array, "b l v"] | None = None  # as `logits`, of the decoder given glosses
 
 
 class TermInputs(NamedTuple):
@@ -112,7 +113,17 @@ def forward(
     )
     tokens = jnp.asarray(batch["tokens"])
     logits = model.logits(encoded, tokens[:, :-1], fold(key, "step.decoder"))
-    return Outputs(encoded, logits, *model.ctc_logits(encoded, fold(key, "step.ctc_head")))
+    ctc_logits = model.ctc_logits(encoded, fold(key, "step.ctc_head"))
+    gloss_logits = None
+    if model.gloss_encoder is not None:
+        memory, lengths = model.gloss_encoder(
+            jnp.asarray(batch["gloss_tokens"]),
+            jnp.asarray(batch["gloss_lengths"]),
+            fold(key, "step.glosses"),
+        )
+        decoder_key = fold(key, "step.decoder_of_glosses")
+        gloss_logits = model.decoder(tokens[:, :-1], memory, lengths, decoder_key)
+    return Outputs(encoded, logits, *ctc_logits, gloss_logits)
 
 
 def translation_loss(
@@ -125,13 +136,18 @@ def translation_loss(
 ) -> tuple[Float[Array, ""], LossParts]:
     """Run the model and return (the loss without a teacher, the same with its metrics)."""
     inputs = TermInputs(model, forward(model, batch, key), batch, counts, step)
-    parts = sum_terms(translation_terms(config), inputs)
+    reads_glosses = inputs.outputs.gloss_logits is not None
+    parts = sum_terms(translation_terms(config, reads_glosses=reads_glosses), inputs)
     return parts.total, parts
 
 
-def translation_terms(config: TrainingConfig) -> list[LossTerm]:
-    """Return the terms of every run, in the order in which they are added."""
-    return [CTCTerm(config), CrossEntropyTerm(config)]
+def translation_terms(config: TrainingConfig, *, reads_glosses: bool = False) -> list[LossTerm]:
+    """Return the terms of every run without a teacher, in the order in which they are added.
+
+    `reads_glosses`: the decoder has a gloss memory.
+    """
+    terms: list[LossTerm] = [CTCTerm(config), CrossEntropyTerm(config)]
+    return [*terms, GlossCrossEntropyTerm(config)] if reads_glosses else terms
 
 
 @dataclasses.dataclass(frozen=True)
@@ -148,6 +164,27 @@ class CrossEntropyTerm:
         per_token = per_token * (targets != PAD) * inputs.batch["weights"][:, None]
         ce = jnp.sum(per_token) / inputs.counts.tokens
         return self.config.ce_weight * ce, {"ce": ce}
+
+
+@dataclasses.dataclass(frozen=True)
+class GlossCrossEntropyTerm:
+    """gloss_ce_weight * smoothed cross-entropy of the text given its glosses, the mean over tokens.
+
+    Clips without a gloss add nothing; a clip with an empty text is annotated: nobody signs.
+    """
+
+    config: TrainingConfig
+    metrics = ("gloss_ce",)
+
+    def __call__(self, inputs: TermInputs) -> tuple[Float[Array, ""], dict[str, Array]]:
+        batch, logits = inputs.batch, inputs.outputs.gloss_logits
+        assert logits is not None, "a model without a gloss memory has no such term"
+        targets = jnp.asarray(batch["tokens"])[:, 1:]
+        annotated = (batch["gloss_lengths"] > 0) | (batch["token_lengths"] <= 2)
+        per_token = smoothed_cross_entropy(logits, targets, self.config.label_smoothing)
+        per_token = per_token * (targets != PAD) * (batch["weights"] * annotated)[:, None]
+        ce = jnp.sum(per_token) / inputs.counts.tokens
+        return self.config.gloss_ce_weight * ce, {"gloss_ce": ce}
 
 
 @dataclasses.dataclass(frozen=True)

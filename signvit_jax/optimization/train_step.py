@@ -154,14 +154,18 @@ def train_step(
 
 
 def loss_terms(
-    config: TrainingConfig, batch: Batch, *, finds_hands: bool = False
+    config: TrainingConfig,
+    batch: Batch,
+    *,
+    finds_hands: bool = False,
+    reads_glosses: bool = False,
 ) -> list[LossTerm]:
     """Return the terms of the loss, in the order in which they are added.
 
-    Localization is one of them if the model finds hands, keypoints if they have a weight, and
+    `reads_glosses` is as in `translation_terms`. Localization is one of them if the model finds hands, keypoints if they have a weight, and
     distillation if the batch carries a teacher's outputs.
     """
-    terms = translation_terms(config)
+    terms = translation_terms(config, reads_glosses=reads_glosses)
     if finds_hands:
         terms.append(LocalizationTerm())
     if config.keypoint_weight and "keypoints" in batch:
@@ -183,8 +187,13 @@ def batch_gradients(
 ) -> BatchGradients:
     """Return gradients and loss of a batch, in `gradient_accumulation` microbatches in sequence."""
     counts = loss_denominators(batch)
-    finds_hands = definition.config.model.encoder.crops != "none"
-    terms = loss_terms(config, batch, finds_hands=finds_hands)
+    model_config = definition.config.model
+    terms = loss_terms(
+        config,
+        batch,
+        finds_hands=model_config.encoder.crops != "none",
+        reads_glosses=model_config.decoder.gloss_memory,
+    )
     microbatches = config.gradient_accumulation
 
     def loss(trainable: PyTree, part: Batch, part_key: Key[Array, ""]) -> tuple[Array, tuple]:
