@@ -619,9 +619,14 @@ def from_json(text: str) -> Config:
 
 
 def with_ctc_target(config: Config, target: str) -> Config:
-    """The config with another `model.ctc.target`."""
+    """The config with another `model.ctc.target`; with "text" the decoder has no gloss memory."""
     ctc = dataclasses.replace(config.model.ctc, target=target)
-    return dataclasses.replace(config, model=dataclasses.replace(config.model, ctc=ctc))
+    decoder = config.model.decoder
+    if target == "text":
+        decoder = dataclasses.replace(decoder, gloss_memory=False)
+    return dataclasses.replace(
+        config, model=dataclasses.replace(config.model, ctc=ctc, decoder=decoder)
+    )
 
 
 def with_norm_epsilon(config: Config, epsilon: float) -> Config:

@@ -14,7 +14,6 @@ STREAMS = {
     "step.decoder": 1,
     "step.ctc_head": 2,
     "step.glosses": 3,
-    "step.decoder_of_glosses": 4,
     # models.translator.VideoEncoder
     "encoder.backbone": 0,
     "encoder.temporal": 1,
@@ -45,6 +44,9 @@ STREAMS = {
     "pooling.attention_branch": 1,
     "pooling.feed_forward_dropout": 2,
     "pooling.refinement_dropout": 3,
+    # models.translator.SignTranslator.gloss_logits
+    "glosses.encoder": 0,
+    "glosses.decoder": 1,
     # models.gloss_encoder.GlossEncoder
     "gloss_encoder.corruption": 0,
     "gloss_encoder.dropout": 1,

@@ -55,6 +55,7 @@ class GlossEncoder(nnx.Module):
             key = fold(rng, "gloss_encoder.corruption")
             glosses, lengths = corrupted(glosses, lengths, self.corruption, num_glosses, key)
         glosses = jnp.pad(glosses, ((0, 0), (0, 1)), constant_values=END)
+        glosses = jnp.where(length_mask(lengths, glosses.shape[1]), glosses, END)
         mask = length_mask(lengths + 1, glosses.shape[1])
         embedded = jnp.take(self.embedding[...], glosses, axis=0)
         x = (embedded + jnp.asarray(sinusoids(*embedded.shape[1:]))).astype(self.dtype)

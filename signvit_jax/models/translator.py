@@ -263,6 +263,18 @@ class SignTranslator(nnx.Module):
         memory, lengths = self.memory(encoded)
         return self.decoder(tokens, memory, lengths, rng)
 
+    def gloss_logits(
+        self,
+        glosses: Int[Array, "b g"],
+        gloss_lengths: Int[Array, "b"],
+        tokens: Int[Array, "b l"],
+        rng: Key[Array, ""] | None = None,
+    ) -> Float[Array, "b l v"]:
+        """Return the decoder's logits with teacher forcing, given glosses in place of a video."""
+        assert self.gloss_encoder is not None, "the decoder has no gloss memory"
+        memory, lengths = self.gloss_encoder(glosses, gloss_lengths, fold(rng, "glosses.encoder"))
+        return self.decoder(tokens, memory, lengths, fold(rng, "glosses.decoder"))
+
     def frame_weights(self, encoded: Encoded, tokens: Int[Array, "b l"]) -> Float[Array, "b l t"]:
         """Return the attention of each position of the decoder to the frames, for diagnostics.
 

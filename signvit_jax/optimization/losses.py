@@ -116,13 +116,12 @@ def forward(
     ctc_logits = model.ctc_logits(encoded, fold(key, "step.ctc_head"))
     gloss_logits = None
     if model.gloss_encoder is not None:
-        memory, lengths = model.gloss_encoder(
+        gloss_logits = model.gloss_logits(
             jnp.asarray(batch["gloss_tokens"]),
             jnp.asarray(batch["gloss_lengths"]),
+            tokens[:, :-1],
             fold(key, "step.glosses"),
         )
-        decoder_key = fold(key, "step.decoder_of_glosses")
-        gloss_logits = model.decoder(tokens[:, :-1], memory, lengths, decoder_key)
     return Outputs(encoded, logits, *ctc_logits, gloss_logits)
 
 
