@@ -296,6 +296,11 @@ class TrainingConfig:
         "Weight of the cross-entropy of the text given the glosses; with "
         "`model.decoder.gloss_memory` alone.",
     )
+    gloss_sentences: int = integer(
+        1,
+        "Sentences that the decoder learns to translate from glosses, for each clip of a batch, "
+        "drawn from all clips with glosses; with `model.decoder.gloss_memory` alone.",
+    )
     ctc_flat_start_steps: int = integer(
         0,
         "Steps of flat-start warm-up for CTC, with labels spread evenly over the clip; 0 = off.",

@@ -124,7 +124,7 @@ def checked_sources(
 def init_decode_state(
     sources: tuple[Source, ...], options: SearchOptions, hypotheses: int, max_len: int
 ) -> tuple[Memories, Caches]:
-    """Return each decoder's projected memories, and their empty caches for `hypotheses` per clip."""
+    """Return each decoder's projected memories, and empty caches for `hypotheses` per clip."""
     pairs = [
         [
             source.decoder.start(found.memory, found.lengths, hypotheses, max_len)
@@ -150,9 +150,9 @@ def next_log_probs(
     """Return log-probabilities of the token after `position`, and the caches with `position` added.
 
     The memories of a source are averaged as log-probabilities, so that a text's score is the
-    average of its scores; then the ensemble is averaged as probabilities. PAD and forbidden repetitions have -inf; the rest is
-    not renormalized, so scores stay those of the model. BOS is allowed, as in the reference system.
-    `lineage` is explained at `TextDecoder.step`.
+    average of its scores; then the ensemble is averaged as probabilities. PAD and forbidden
+    repetitions have -inf; the rest is not renormalized, so scores stay those of the model. BOS is
+    allowed, as in the reference system. `lineage` is explained at `TextDecoder.step`.
     """
     current = jax.lax.dynamic_index_in_dim(tokens, position, axis=2, keepdims=False)  # (b, m)
     member_log_probs, new_caches = [], []

@@ -162,8 +162,9 @@ def loss_terms(
 ) -> list[LossTerm]:
     """Return the terms of the loss, in the order in which they are added.
 
-    `reads_glosses` is as in `translation_terms`. Localization is one of them if the model finds hands, keypoints if they have a weight, and
-    distillation if the batch carries a teacher's outputs.
+    `reads_glosses` is as in `translation_terms`. Localization is one of them if the model finds
+    hands, keypoints if they have a weight, and distillation if the batch carries a teacher's
+    outputs.
     """
     terms = translation_terms(config, reads_glosses=reads_glosses)
     if finds_hands:
@@ -271,7 +272,8 @@ def make_eval_step(
         with tracing_for(mesh):
             model = bind_gathered(definition, params, mesh)
             _, sums = translation_loss(model, batch, LossCounts(one, one), config)
-        return sums.metrics | count_targets(batch)._asdict()
+        counts = count_targets(batch)
+        return sums.metrics | {"clips": counts.clips, "tokens": counts.tokens}
 
     return jax.jit(
         step, in_shardings=(shardings, batch_sharding(mesh)), out_shardings=replicated(mesh)

@@ -62,9 +62,9 @@ def peak_flops(device_kind: str) -> float | None:
 class ClipFlops:
     """Operations of one clip.
 
-    `backbone`, `temporal` (with the pooling), `decoder` (with its pass over glosses, if it has a
-    gloss memory), `ctc_head`: of the forward pass in training. `training`: of the forward and the backward pass; `training_frozen`: the same while
-    the backbone is frozen.
+    `backbone`, `temporal` (with the pooling), `decoder` (with its passes over glosses, if it has a
+    gloss memory), `ctc_head`: of the forward pass in training. `training`: of the forward and the
+    backward pass; `training_frozen`: the same while the backbone is frozen.
 
     The backward pass has two products for each product of the forward pass: one for the gradient of
     each input. An input that depends on no parameter, such as the images, needs no gradient.
@@ -109,7 +109,12 @@ def clip_flops(definition: ModelDefinition, frames: int, text_length: int) -> Cl
     }
     reads_glosses = config.model.decoder.gloss_memory
     if reads_glosses:
-        batch |= {"gloss_tokens": batch["tokens"], "gloss_lengths": lengths}
+        sentences = (config.training.gloss_sentences, text_length)
+        batch |= {
+            "sentence_tokens": jax.ShapeDtypeStruct((1, *sentences), jnp.int32),
+            "sentence_glosses": jax.ShapeDtypeStruct((1, *sentences), jnp.int32),
+            "sentence_gloss_lengths": jax.ShapeDtypeStruct((1, sentences[0]), jnp.int32),
+        }
 
     def encode(params: PyTree, video: jax.Array, lengths: jax.Array, key: jax.Array) -> PyTree:
         return definition.bind(params).encode(video, lengths, key)
@@ -144,8 +149,9 @@ def clip_flops(definition: ModelDefinition, frames: int, text_length: int) -> Cl
     temporal = traced_flops(pool, params, features, lengths, key)
     decoder = traced_flops(partial(call, SignTranslator.logits), params, encoded, tokens, key)
     if reads_glosses:
-        inputs = (batch["gloss_tokens"], lengths, tokens, key)
-        decoder += traced_flops(partial(call, SignTranslator.gloss_logits), params, *inputs)
+        inputs = (batch["tokens"], lengths, tokens, key)
+        one = traced_flops(partial(call, SignTranslator.gloss_logits), params, *inputs)
+        decoder += config.training.gloss_sentences * one
     return ClipFlops(
         backbone=traced_flops(encode, params, video, lengths, key) - temporal,
         temporal=temporal,

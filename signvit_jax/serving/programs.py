@@ -3,8 +3,8 @@
 A clip goes through `backbone` and `temporal_<frames>`, and then either through `label` (the CTC
 head) or through `start` once and `step` for each token. Greedy search needs no more than that. A
 model whose decoder also reads glosses has `gloss_memory` for those that `label` spells, with
-`start` and `step` for this memory too. In beam search `lineage` gives the hypothesis that wrote each position of the cache (see
-`TextDecoder.step`).
+`start` and `step` for this memory too. In beam search `lineage` gives the hypothesis that wrote
+each position of the cache (see `TextDecoder.step`).
 """
 
 import dataclasses

@@ -74,7 +74,7 @@ def test_members_of_an_ensemble_may_have_a_gloss_memory_or_not():
 
 @pytest.mark.parametrize("weight", [-0.1, 1.1])
 def test_a_weight_out_of_range_is_refused(weight):
-    with pytest.raises(DecodingError, match="gloss_weight is .*allowed: a number from 0 to 1"):
+    with pytest.raises(DecodingError, match=r"gloss_weight is .*allowed: a number from 0 to 1"):
         options(gloss_weight=weight)
 
 

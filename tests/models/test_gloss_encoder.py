@@ -43,7 +43,7 @@ def test_a_third_of_the_errors_is_of_each_kind():
     found, found_lengths = jax.device_get(
         jax.jit(corrupted, static_argnums=(2, 3))(glosses, lengths, rate, 2, jax.random.key(0))
     )
-    total, kept, drawn, replaced = int(lengths.sum()), 0, 0, 0
+    total, kept, drawn = int(lengths.sum()), 0, 0
     for row, length_then, length_now in zip(found, lengths.tolist(), found_lengths.tolist()):
         assert not row[length_now:].any() and row[:length_now].all()
         ours = [gloss for gloss in row[:length_now].tolist() if gloss != 1]

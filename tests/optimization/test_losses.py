@@ -246,6 +246,16 @@ def test_the_loss_given_glosses_is_that_of_clips_with_a_gloss():
     assert float(parts.metrics["gloss_ce"]) == pytest.approx(
         sum(per_token) / float(counts.tokens), rel=1e-4
     )
+    # The same clips as sentences of the first clip of the batch, whose own mean they have.
+    rows = np.array([[0, 3]])
+    sentences = {
+        "sentence_tokens": batch["tokens"][rows],
+        "sentence_glosses": batch["gloss_tokens"][rows],
+        "sentence_gloss_lengths": batch["gloss_lengths"][rows],
+    }
+    batch |= sentences
+    _, parts = translation_loss(model, batch, loss_denominators(batch), config.training)
+    assert float(parts.metrics["gloss_ce"]) == pytest.approx(np.mean(per_token), rel=1e-4)
 
 
 def test_the_flat_start_lasts_a_share_of_the_run_or_a_minimum():
