@@ -1,4 +1,4 @@
-"""The sentences that each step translates from glosses: a function of the step, all of them alike."""
+"""The sentences of each step: a function of the step, and every one as often as the others."""
 
 import collections
 
