@@ -65,6 +65,12 @@ def test_the_gloss_memory_is_off_where_the_data_has_no_glosses(
     assert ("so the decoder has no gloss memory" in caplog.text) is not reads
 
 
+def test_a_gloss_memory_needs_a_ctc_head_that_may_spell_glosses():
+    model = {"ctc": {"target": "text"}, "decoder": {"gloss_memory": True}}
+    with pytest.raises(ConfigError, match=r"gloss_memory is True, but .*target is 'text'"):
+        from_mapping({"model": model})
+
+
 @pytest.mark.parametrize("found", ["gloss", "text"])
 def test_a_resumed_run_keeps_the_ctc_target_of_its_first_start(workdir, found):
     earlier = with_ctc_target(Config(), found)
