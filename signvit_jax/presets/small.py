@@ -7,7 +7,8 @@ r"""Learn from scratch to translate new sentences by new signers, in half an hou
     python -m signvit_jax.eval --workdir=runs/small --split=test
 
 What each option contributes: docs/learning.md. For another data set of a few thousand clips:
---config.data.name=video_folder. Glosses are used if the data set has them.
+--config.data.name=video_folder. Glosses are used if the data set has them: CTC spells them, and the
+decoder also learns to translate them.
 """
 
 from ml_collections import ConfigDict
