@@ -15,7 +15,7 @@ END = 0  # the blank's id, which no gloss has: it ends the glosses, and pads the
 
 
 class GlossEncoder(nnx.Module):
-    """Gloss ids to a memory with one position per gloss, and one for their end.
+    """Encoder of gloss ids: a memory with one position per gloss, and one for their end.
 
     The end makes the memory of no glosses one position long.
     """

@@ -10,6 +10,7 @@ from signvit_jax.models.translator import SignTranslator
 
 VOCABULARY = 17
 GLOSSES = 11  # of a model that reads glosses, the blank included
+SIZES_WITH_GLOSSES = (VOCABULARY, GLOSSES)  # as `ModelDefinition` takes them
 READS_GLOSSES = {"model__ctc__target": "gloss", "model__decoder__gloss_memory": True}
 MOBILENET = {
     "model__encoder__backbone": "mobilenet_v3_large",
@@ -62,8 +63,8 @@ def config(**changes) -> Config:
 
 
 def vocabulary_sizes(tiny: Config) -> tuple[int, int]:
-    """Return the numbers of tokens and of glosses, as `ModelDefinition` takes them."""
-    return VOCABULARY, GLOSSES if tiny.model.ctc.target == "gloss" else 0
+    """Return the numbers of tokens and of glosses of a model, as `ModelDefinition` takes them."""
+    return SIZES_WITH_GLOSSES if tiny.model.ctc.target == "gloss" else (VOCABULARY, 0)
 
 
 def model(tiny: Config, seed: int = 0) -> SignTranslator:
