@@ -142,7 +142,7 @@ def test_sentences_are_in_training_batches_of_a_gloss_memory_and_depend_on_the_s
             "decoder": {"gloss_memory": True},
         },
         "training": {"gloss_sentences": 2},
-        **RATE,
+        **RATE_SAMPLING,
     }
     glosses = {
         "gloss_tokenizer": learn_gloss_vocabulary(entry.gloss for entry in split.index),
