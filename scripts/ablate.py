@@ -57,6 +57,7 @@ REFERENCE_FAMILY = (
     "model.temporal.num_queries=32",
     "model.ctc.source=queries",
     "model.ctc.target=text",
+    "model.decoder.gloss_memory=False",
     "training.ema_decay=0.0",
     "training.weight_decay_on=all",
     "model.encoder.zoom=none",
@@ -71,7 +72,10 @@ ROWS = {
     "no_flat_start": Row("no flat start of CTC", ("training.ctc_flat_start_steps=0",)),
     "no_zoom": Row("full images, not cropped to the motion", ("model.encoder.zoom=none",)),
     "no_motion": Row("images alone, no motion channels", ("model.encoder.motion=none",)),
-    "text_ctc": Row("CTC spells text, no glosses", ("model.ctc.target=text",)),
+    "text_ctc": Row(
+        "CTC spells text, no glosses", ("model.ctc.target=text", "model.decoder.gloss_memory=False")
+    ),
+    "no_gloss_memory": Row("decoder reads no glosses", ("model.decoder.gloss_memory=False",)),
     "ctc_queries": Row(
         "CTC over the pooled queries", ("model.ctc.source=queries", "model.temporal.num_queries=32")
     ),

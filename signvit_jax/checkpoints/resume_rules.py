@@ -28,6 +28,7 @@ _FREE_IN_GROUPS = (  # last parts of keys in these groups that may change
     "attention_dropout",
     "drop_path",
     "freeze_epochs",
+    "gloss_corruption",
     "init_from",
     "pretrained",
     "attention",

@@ -46,6 +46,12 @@ def check_together(config: "Config") -> None:
             f"{config.model.ctc.source!r}, whose steps are no frames; set it to 'frames', or "
             "ctc_flat_start_frames to 'all'"
         )
+    if config.model.decoder.gloss_memory and config.model.ctc.target == "text":
+        raise ConfigError(
+            "config.model.decoder.gloss_memory is True, but model.ctc.target is 'text', so there "
+            "are no glosses to read; set gloss_memory=False, or model.ctc.target to 'gloss' or "
+            "'auto'"
+        )
     _check_tokenizer(config.tokenizer)
     if config.model.init_from and config.model.encoder.pretrained:
         raise ConfigError(

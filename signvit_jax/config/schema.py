@@ -193,6 +193,16 @@ class DecoderConfig:
     memory: str = choice(
         ("queries", "frames"), "Input of the decoder's cross-attention: pooled tokens or frames."
     )
+    gloss_memory: bool = plain(
+        False,
+        "The decoder also learns to translate glosses, and searches read those that CTC spells; "
+        "for `ctc.target` gloss. With the target auto it is off where the data has no glosses.",
+    )
+    gloss_corruption: float = rate(
+        0.1,
+        "Rate at which training leaves out, replaces or inserts glosses of the gloss memory, as "
+        "CTC may.",
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -281,6 +291,16 @@ class TrainingConfig:
     )
     ctc_weight: float = number(0.3, "Weight of the CTC loss.")
     ce_weight: float = number(0.7, "Weight of the decoder's cross-entropy loss.")
+    gloss_ce_weight: float = positive(
+        0.5,
+        "Weight of the cross-entropy of the text given the glosses; with "
+        "`model.decoder.gloss_memory` alone.",
+    )
+    gloss_sentences: int = integer(
+        1,
+        "Sentences that the decoder learns to translate from glosses, for each clip of a batch, "
+        "drawn from all clips with glosses; with `model.decoder.gloss_memory` alone.",
+    )
     ctc_flat_start_steps: int = integer(
         0,
         "Steps of flat-start warm-up for CTC, with labels spread evenly over the clip; 0 = off.",
@@ -485,6 +505,12 @@ class InferenceConfig:
     ctc_weight: float = number(
         0.0, "Share of CTC in the score of beam; needs a CTC head that spells text.", most=1.0
     )
+    gloss_weight: float = number(
+        0.5,
+        "Share of the glosses that CTC spells in the probability of each token, for models with "
+        "`model.decoder.gloss_memory`; 0 = the decoder reads frames alone.",
+        most=1.0,
+    )
     lexicon_weight: float = number(
         0.0,
         "Weight of the word-gloss lexicon in the score of beam, which prefers words for the signs "
@@ -598,9 +624,14 @@ def from_json(text: str) -> Config:
 
 
 def with_ctc_target(config: Config, target: str) -> Config:
-    """The config with another `model.ctc.target`."""
+    """The config with another `model.ctc.target`; with "text" the decoder has no gloss memory."""
     ctc = dataclasses.replace(config.model.ctc, target=target)
-    return dataclasses.replace(config, model=dataclasses.replace(config.model, ctc=ctc))
+    decoder = config.model.decoder
+    if target == "text":
+        decoder = dataclasses.replace(decoder, gloss_memory=False)
+    return dataclasses.replace(
+        config, model=dataclasses.replace(config.model, ctc=ctc, decoder=decoder)
+    )
 
 
 def with_norm_epsilon(config: Config, epsilon: float) -> Config:

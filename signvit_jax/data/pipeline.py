@@ -31,6 +31,7 @@ from signvit_jax.data.dataset import DatasetError, Split
 from signvit_jax.data.epoch_plan import EpochPlan, assign_buckets, plan_epoch, steps_per_epoch
 from signvit_jax.data.frame_sampling import clip_length, sample_frames
 from signvit_jax.data.keypoints import KeypointLayout, part_points, part_weights
+from signvit_jax.data.sentences import SentenceDraws
 from signvit_jax.data.token_table import TokenTable, gloss_table, text_table
 from signvit_jax.media.frames import jpeg_shape
 from signvit_jax.text.tokenizer import Tokenizer
@@ -53,6 +54,10 @@ class Batch(TypedDict):
     index: Int32[np.ndarray, " b"]  # number of the clip in the split, -1 for a padding row
     gloss_tokens: NotRequired[Int32[np.ndarray, "b g"]]  # with a gloss vocabulary; no BOS and EOS
     gloss_lengths: NotRequired[Int32[np.ndarray, " b"]]
+    # In training with a gloss memory, n sentences for each clip: `data.sentences`.
+    sentence_tokens: NotRequired[Int32[np.ndarray, "b n l"]]  # as `tokens`
+    sentence_glosses: NotRequired[Int32[np.ndarray, "b n g"]]  # as `gloss_tokens`
+    sentence_gloss_lengths: NotRequired[Int32[np.ndarray, "b n"]]
     # The points of `batch_layout`: x, y and confidence. x and y are shares of the frame in `video`
     # and move with its augmentation. Zeros for unknown points and after the clip.
     keypoints: NotRequired[Float32[np.ndarray, "b t k 3"]]
@@ -123,6 +128,12 @@ def make_batches(
     if gloss_tokenizer:
         lines = [entry.gloss for entry in split.index]
         glosses = gloss_table(gloss_tokenizer, lines, gloss_length, split.name)
+    text_ids = text_table(tokenizer, texts, text_length, split.name)
+    sentences = None
+    if training and glosses and config.model.decoder.gloss_memory:
+        annotated = [i for i, entry in enumerate(split.index) if entry.gloss or not entry.text]
+        number = config.training.gloss_sentences
+        sentences = SentenceDraws(text_ids, glosses, number, np.array(annotated), seed)
     source = _BatchSource(
         split=split,
         config=config,
@@ -133,8 +144,9 @@ def make_batches(
             process_index * batch_size // process_count,
             (process_index + 1) * batch_size // process_count,
         ),
-        texts=text_table(tokenizer, texts, text_length, split.name),
+        texts=text_ids,
         glosses=glosses,
+        sentences=sentences,
         layout=batch_layout(split, config.data),
     )
     identity = {
@@ -333,6 +345,7 @@ class _BatchSource:
         rows: slice,
         texts: TokenTable,
         glosses: TokenTable | None,
+        sentences: SentenceDraws | None,
         layout: KeypointLayout | None,
     ):
         """`rows`: the rows of each batch that belong to this process.
@@ -347,6 +360,7 @@ class _BatchSource:
         self._rows = rows
         self._texts = texts
         self._glosses = glosses
+        self._sentences = sentences
         self._layout = layout
         self._lengths = np.array(
             [clip_length(entry.num_frames, entry.fps, config.data) for entry in split.index]
@@ -396,6 +410,11 @@ class _BatchSource:
             for row, example in enumerate(examples.tolist()):
                 length = self._glosses.write(example, batch["gloss_tokens"][row])
                 batch["gloss_lengths"][row] = length
+        if self._sentences:
+            sentences = self._sentences.arrays(step, self._batch_size, self._rows)
+            batch["sentence_tokens"] = sentences["sentence_tokens"]
+            batch["sentence_glosses"] = sentences["sentence_glosses"]
+            batch["sentence_gloss_lengths"] = sentences["sentence_gloss_lengths"]
         return batch
 
     def buckets_of_epoch(self, epoch: int) -> Int[np.ndarray, " s"]:

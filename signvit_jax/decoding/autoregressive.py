@@ -1,11 +1,15 @@
 """Parts shared by greedy search, sampling and beam search.
 
 A `Source` is a decoder with the memory that it attends to. That of a model is
-`Source(model.decoder, *model.memory(encoded))`. Several sources are an ensemble: their
-probabilities are averaged at every step. All of this is traced inside one jitted call with fixed
+`Source(model.decoder, *model.memory(encoded))`. It may have a second memory, of the clip's glosses:
+the same decoder attends to each of them by itself, and the log-probabilities are averaged with
+`gloss_weight`. Several sources are an ensemble: their probabilities are averaged at every step. All
+of this is traced inside one jitted call with fixed
 shapes, so parameters and caches never leave the device.
 """
 
+import functools
+import operator
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
@@ -18,11 +22,39 @@ from signvit_jax.models.decoder import PAD, Cache, Memory, TextDecoder
 
 
 class Source(NamedTuple):
-    """A decoder and its memory; with `memory_lengths` None every memory position is valid."""
+    """A decoder and its memory; with `memory_lengths` None every memory position is valid.
+
+    `glosses`: the gloss memory, of which the first `gloss_lengths[i]` positions are valid.
+    """
 
     decoder: TextDecoder
     memory: Float[Array, "b s d"]
     memory_lengths: Int[Array, "b"] | None = None
+    glosses: Float[Array, "b g d"] | None = None
+    gloss_lengths: Int[Array, "b"] | None = None
+
+    def memories(self, options: SearchOptions) -> list["WeightedMemory"]:
+        """Return the memories with a weight above 0; the weights sum to 1."""
+        video = WeightedMemory(1.0, self.memory, self.memory_lengths)
+        if self.glosses is None:
+            return [video]
+        share = options.gloss_weight
+        glosses = WeightedMemory(share, self.glosses, self.gloss_lengths)
+        both = [video._replace(weight=1.0 - share), glosses]
+        return [memory for memory in both if memory.weight]
+
+
+class WeightedMemory(NamedTuple):
+    """A memory of a decoder, and its share of the log-probabilities."""
+
+    weight: float
+    memory: Float[Array, "b s d"]
+    lengths: Int[Array, "b"] | None
+
+
+# Of each source, one of each memory.
+Memories = tuple[tuple[Memory, ...], ...]
+Caches = tuple[tuple[Cache, ...], ...]
 
 
 class Hypotheses(NamedTuple):
@@ -90,37 +122,52 @@ def checked_sources(
 
 
 def init_decode_state(
-    sources: tuple[Source, ...], hypotheses: int, max_len: int
-) -> tuple[tuple[Memory, ...], tuple[Cache, ...]]:
-    """Return each decoder's projected memory, and its empty cache for `hypotheses` per clip."""
+    sources: tuple[Source, ...], options: SearchOptions, hypotheses: int, max_len: int
+) -> tuple[Memories, Caches]:
+    """Return each decoder's projected memories, and empty caches for `hypotheses` per clip."""
     pairs = [
-        source.decoder.start(source.memory, source.memory_lengths, hypotheses, max_len)
+        [
+            source.decoder.start(found.memory, found.lengths, hypotheses, max_len)
+            for found in source.memories(options)
+        ]
         for source in sources
     ]
-    return tuple(memory for memory, _ in pairs), tuple(cache for _, cache in pairs)
+    return (
+        tuple(tuple(memory for memory, _ in found) for found in pairs),
+        tuple(tuple(cache for _, cache in found) for found in pairs),
+    )
 
 
 def next_log_probs(
     sources: tuple[Source, ...],
-    memories: tuple[Memory, ...],
-    caches: tuple[Cache, ...],
+    memories: Memories,
+    caches: Caches,
     tokens: Int[Array, "b m l"],
     position: Int[Array, ""],
     lineage: Int[Array, "b m l"] | None,
     options: SearchOptions,
-) -> tuple[Float[Array, "b m v"], tuple[Cache, ...]]:
+) -> tuple[Float[Array, "b m v"], Caches]:
     """Return log-probabilities of the token after `position`, and the caches with `position` added.
 
-    The ensemble is averaged as probabilities. PAD and forbidden repetitions have -inf; the rest is
-    not renormalized, so scores stay those of the model. BOS is allowed, as in the reference system.
-    `lineage` is explained at `TextDecoder.step`.
+    The memories of a source are averaged as log-probabilities, so that a text's score is the
+    average of its scores; then the ensemble is averaged as probabilities. PAD and forbidden
+    repetitions have -inf; the rest is not renormalized, so scores stay those of the model. BOS is
+    allowed, as in the reference system. `lineage` is explained at `TextDecoder.step`.
     """
     current = jax.lax.dynamic_index_in_dim(tokens, position, axis=2, keepdims=False)  # (b, m)
     member_log_probs, new_caches = [], []
-    for source, memory, cache in zip(sources, memories, caches):
-        logits, cache = source.decoder.step(current, position, cache, memory, lineage)
-        member_log_probs.append(logits - jax.nn.logsumexp(logits, axis=-1, keepdims=True))
-        new_caches.append(cache)
+    for source, source_memories, source_caches in zip(sources, memories, caches):
+        log_probs, updated = [], []
+        for memory, cache in zip(source_memories, source_caches):
+            logits, cache = source.decoder.step(current, position, cache, memory, lineage)
+            log_probs.append(logits - jax.nn.logsumexp(logits, axis=-1, keepdims=True))
+            updated.append(cache)
+        if len(log_probs) > 1:
+            weights = [memory.weight for memory in source.memories(options)]
+            weighted = [weight * found for weight, found in zip(weights, log_probs)]
+            log_probs = [functools.reduce(operator.add, weighted)]
+        member_log_probs += log_probs
+        new_caches.append(tuple(updated))
     if len(member_log_probs) == 1:
         log_probs = member_log_probs[0]
     else:
@@ -171,7 +218,7 @@ def generate(
     The loop ends when every sentence has EOS or `max_len` tokens, BOS included.
     """
     b = sources[0].memory.shape[0]
-    memories, caches = init_decode_state(sources, 1, max_len)
+    memories, caches = init_decode_state(sources, options, 1, max_len)
 
     def not_finished(state):
         position, _, _, finished, _ = state

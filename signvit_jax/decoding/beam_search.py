@@ -25,6 +25,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from signvit_jax.decoding.autoregressive import (
+    Caches,
     Hypotheses,
     Source,
     checked_sources,
@@ -34,7 +35,7 @@ from signvit_jax.decoding.autoregressive import (
 )
 from signvit_jax.decoding.greedy import greedy
 from signvit_jax.decoding.search_options import SearchOptions, require_option
-from signvit_jax.models.decoder import PAD, Cache
+from signvit_jax.models.decoder import PAD
 
 
 class _BeamState(NamedTuple):
@@ -48,7 +49,7 @@ class _BeamState(NamedTuple):
     finished: Bool[Array, "b m"]
     lineage: Int[Array, "b m l"]  # slot whose cache holds a position, see `TextDecoder.step`
     greedy_slot: Int[Array, "b"]  # of the greedy path; -1 once it has been pruned
-    caches: tuple[Cache, ...]  # never reordered
+    caches: Caches  # never reordered
 
 
 @partial(jax.jit, static_argnames="options")
@@ -78,7 +79,7 @@ def _search(sources: tuple[Source, ...], options: SearchOptions, max_len: int) -
     b, m = sources[0].memory.shape[0], options.beam_size
     k = min(m, sources[0].decoder.embedding.shape[0])  # candidates per hypothesis
     slots = jnp.arange(m)
-    memories, caches = init_decode_state(sources, m, max_len)
+    memories, caches = init_decode_state(sources, options, m, max_len)
 
     def not_converged(state: _BeamState) -> Array:
         can_improve = _can_improve(state, options, max_len)

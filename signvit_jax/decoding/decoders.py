@@ -110,7 +110,21 @@ def _ctc_beam(
 
 
 def _sources(ensemble: Ensemble) -> tuple[Source, ...]:
-    return tuple(Source(model.decoder, *model.memory(encoded)) for model, encoded in ensemble)
+    return tuple(
+        Source(clips.model.decoder, *clips.model.memory(clips.encoded), *_gloss_memory(clips))
+        for clips in ensemble
+    )
+
+
+def _gloss_memory(
+    clips: EncodedClips,
+) -> tuple[Float[Array, "b g d"], Int[Array, "b"]] | tuple[None, None]:
+    """Return the memory of the glosses that the model's own CTC head spells, and its lengths."""
+    encoder = clips.model.gloss_encoder
+    if encoder is None:
+        return None, None
+    spelled = greedy_ctc(*clips.model.ctc_logits(clips.encoded))
+    return encoder(spelled.ids, spelled.lengths)
 
 
 def _ctc_outputs(ensemble: Ensemble) -> tuple[Float[Array, "b s v"], Int[Array, "b"]]:

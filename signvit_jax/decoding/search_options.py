@@ -33,6 +33,7 @@ class SearchOptions:
     beam_size: int = 4  # slots per clip
     n_best: int = 1  # hypotheses per clip that beam searches return, at most `beam_size`
     ctc_weight: float = 0.0  # 0 to 1: weight of CTC when it rescores the list of beam search
+    gloss_weight: float = 0.0  # 0 to 1: weight of the gloss memory, of sources that have one
     temperature: float = 1.0  # > 0; sampling divides the logits by it
     top_k: int = 0  # sampling draws from the k most probable tokens; 0: from all
     top_p: float = 1.0  # > 0 and <= 1, see `restrict`
@@ -45,6 +46,7 @@ class SearchOptions:
             ("beam_size", self.beam_size >= 1, "an integer >= 1"),
             ("n_best", self.n_best >= 1, "an integer >= 1"),
             ("ctc_weight", 0 <= self.ctc_weight <= 1, "a number from 0 to 1"),
+            ("gloss_weight", 0 <= self.gloss_weight <= 1, "a number from 0 to 1"),
             ("temperature", self.temperature > 0, "a number > 0"),
             ("top_k", self.top_k >= 0, "an integer >= 0 (0 = all tokens)"),
             ("top_p", 0 < self.top_p <= 1, "a number > 0 and <= 1"),
@@ -63,6 +65,7 @@ class SearchOptions:
             beam_size=config.beam_size,
             n_best=config.n_best,
             ctc_weight=config.ctc_weight,
+            gloss_weight=config.gloss_weight,
             temperature=config.temperature,
             top_k=config.top_k,
             top_p=config.top_p,

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import jax
 import numpy as np
-from jaxtyping import Int, Int32, UInt8
+from jaxtyping import ArrayLike, Float, Int, Int32, UInt8
 
 from signvit_jax.config.schema import Config
 from signvit_jax.data.dataset import Split
@@ -18,10 +18,18 @@ from signvit_jax.inference.loading import load_model, open_programs
 from signvit_jax.inference.predictor import Clips
 from signvit_jax.inference.trained_model import TrainedModel
 from signvit_jax.serving.export_dir import ExportFolder
-from signvit_jax.serving.programs import EXPORT_POLICY, ModelPrograms, Programs, encode
+from signvit_jax.serving.programs import (
+    EXPORT_POLICY,
+    ModelPrograms,
+    Programs,
+    ctc_steps,
+    encode,
+    memory_lengths_name,
+)
 
 _DECODER = "greedy"
 _TOKENS = 8  # steps of the decoder whose logits are compared
+_GLOSSES = 3  # of the gloss memory whose logits are compared
 _RUNS = 5  # runs whose median latency is reported
 
 
@@ -125,16 +133,44 @@ def outputs(
     """Return all outputs of the programs for some clips.
 
     That is: pooled tokens, frames, CTC's logits, and the decoder's logits after each of `tokens`.
+    Where the decoder reads glosses too, its logits given a few glosses, from id 1 on, are added.
     """
     decoder, reads_frames = config.model.decoder, config.model.decoder.memory == "frames"
-    clips, length = len(video), decoder.max_len
     pooled, frames = encode(run, video, frame_lengths)
     (ctc_logits,) = run("label", frames if config.model.ctc.source == "frames" else pooled)
-    memory = run("start", frames if reads_frames else pooled)
+    memory_lengths = frame_lengths
+    if not reads_frames:
+        memory_lengths = np.full(len(video), np.shape(pooled)[1], np.int32)
+    found = {
+        "pooled": pooled,
+        "frames": frames,
+        "ctc_logits": ctc_logits,
+        "logits": _logits(run, config, frames if reads_frames else pooled, memory_lengths, tokens),
+    }
+    if decoder.gloss_memory:
+        glosses = np.zeros((len(video), ctc_steps(config)), np.int32)
+        glosses[:, :_GLOSSES] = np.arange(1, 1 + _GLOSSES)[: glosses.shape[1]]
+        lengths = np.full(len(video), min(_GLOSSES, glosses.shape[1]), np.int32)
+        (memory,) = run("gloss_memory", glosses, lengths)
+        found["gloss_logits"] = _logits(run, config, memory, lengths + 1, tokens)
+    return jax.tree.map(np.asarray, found)
+
+
+def _logits(
+    run: Programs,
+    config: Config,
+    memory: ArrayLike,
+    memory_lengths: Int[np.ndarray, "b"],
+    tokens: Int[np.ndarray, "b l"],
+) -> Float[np.ndarray, "l b 1 v"]:
+    """Return the decoder's logits after each of `tokens`, given a memory."""
+    decoder, clips = config.model.decoder, len(tokens)
+    length = decoder.max_len
+    projected = run("start", memory)
     shape = (clips, 1, length, decoder.num_heads, decoder.hidden_dim // decoder.num_heads)
     cache = [np.zeros(shape, np.float32)] * (2 * decoder.num_layers)
     lineage = np.zeros((clips, 1, length), np.int32)
-    lengths = (frame_lengths,) if reads_frames else ()
+    lengths = (memory_lengths,) if memory_lengths_name(config) else ()
     logits = []
     for position in range(tokens.shape[1]):
         next_logits, *cache = run(
@@ -144,13 +180,10 @@ def outputs(
             lineage,
             *lengths,
             *cache,
-            *memory,
+            *projected,
         )
         logits.append(next_logits)
-    return jax.tree.map(
-        np.asarray,
-        {"pooled": pooled, "frames": frames, "ctc_logits": ctc_logits, "logits": np.stack(logits)},
-    )
+    return np.stack(logits)
 
 
 def _latency(model: TrainedModel, exported: TrainedModel, batch: Clips) -> Latency:

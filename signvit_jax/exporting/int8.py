@@ -19,7 +19,7 @@ from signvit_jax.serving.param_paths import flat
 from signvit_jax.serving.programs import EXPORT_POLICY
 
 _SMALL = 16_384  # entries; INT8 would save too little in a smaller tensor for the lost precision
-_EMBEDDING = "decoder/embedding"
+_EMBEDDINGS = ("decoder/embedding", "gloss_encoder/embedding")
 
 
 def int8_tensors(
@@ -41,8 +41,8 @@ def int8_tensors(
                 scale, zero = input_quantization(ranges[layer])
                 tensors[f"{layer}/input_scale"] = scale
                 tensors[f"{layer}/input_zero"] = zero
-        elif value.size >= _SMALL and (path == _EMBEDDING or value.ndim == 4):
-            channels = [0 if path == _EMBEDDING else 3]
+        elif value.size >= _SMALL and (path in _EMBEDDINGS or value.ndim == 4):
+            channels = [0 if path in _EMBEDDINGS else 3]
             quantized = qwix.quantize(jnp.asarray(value), jnp.int8, channelwise_axes=channels)
             tensors[path] = np.asarray(quantized.qvalue)
             tensors[path + SCALE_SUFFIX] = np.asarray(quantized.scale)

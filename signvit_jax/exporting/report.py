@@ -10,6 +10,7 @@ _OUTPUTS = {
     "frames": "frames",
     "ctc_logits": "logits of CTC",
     "logits": "logits of the decoder",
+    "gloss_logits": "logits of the decoder given glosses",
 }
 _SCORES = {"bleu4": "BLEU-4", "chrf": "chrF", "wer": "WER", "exact_match": "exact match"}
 

@@ -14,6 +14,7 @@ class InferenceOptions(TypedDict, total=False):
     length_penalty: float
     length_formula: str
     ctc_weight: float
+    gloss_weight: float
     lexicon_weight: float
     no_repeat_ngram_size: int
     min_confidence: float

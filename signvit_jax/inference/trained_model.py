@@ -97,6 +97,11 @@ class TrainedModel:
         return True
 
     @property
+    def reads_glosses(self) -> bool:
+        """Return True if the decoder has a memory of the glosses that CTC spells."""
+        return self.config.model.decoder.gloss_memory
+
+    @property
     def ctc_gives_times(self) -> bool:
         """True if the CTC head also shows at what time each sign is made.
 
@@ -186,6 +191,12 @@ class TrainedModel:
                 f"{spelling_glosses[0].workdir.path} spells glosses (model.ctc.target 'gloss'); "
                 "set inference.ctc_weight to 0: only a head that spells text can score the "
                 "decoder's sentences"
+            )
+        reads_glosses = [member for member in self.members if member.reads_glosses]
+        if inference.get("gloss_weight") and not reads_glosses:
+            raise ConfigError(
+                f"config.inference.gloss_weight is {config.gloss_weight:g}, but the decoder of "
+                f"{self.workdir.path} reads no glosses (model.decoder.gloss_memory); allowed: 0"
             )
         if uses_ctc and not self._same_ctc_labels():
             raise ConfigError(

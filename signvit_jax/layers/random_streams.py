@@ -13,6 +13,7 @@ STREAMS = {
     "step.encoder": 0,
     "step.decoder": 1,
     "step.ctc_head": 2,
+    "step.glosses": 3,
     # models.translator.VideoEncoder
     "encoder.backbone": 0,
     "encoder.temporal": 1,
@@ -43,6 +44,13 @@ STREAMS = {
     "pooling.attention_branch": 1,
     "pooling.feed_forward_dropout": 2,
     "pooling.refinement_dropout": 3,
+    # models.translator.SignTranslator.gloss_logits
+    "glosses.encoder": 0,
+    "glosses.decoder": 1,
+    # models.gloss_encoder.GlossEncoder
+    "gloss_encoder.corruption": 0,
+    "gloss_encoder.dropout": 1,
+    "gloss_encoder.block": 2,
     # models.decoder.TextDecoder
     "decoder.layer": 0,  # + layer
     "decoder.embedding_dropout": 0,  # + number of layers

@@ -18,6 +18,7 @@ from signvit_jax.layers.random_streams import fold
 from signvit_jax.layers.transformer import linear
 from signvit_jax.models.ctc_head import CTCHead
 from signvit_jax.models.decoder import TextDecoder
+from signvit_jax.models.gloss_encoder import GlossEncoder
 from signvit_jax.models.hand_crops import HandCrops
 from signvit_jax.models.hand_localizer import Localization
 from signvit_jax.models.images import ImageFormat, image_format, with_motion
@@ -184,7 +185,7 @@ def _channels(config: EncoderConfig) -> int:
 
 
 class SignTranslator(nnx.Module):
-    """Encoder, text decoder and CTC head.
+    """Encoder, text decoder, CTC head and, if the decoder has a gloss memory, gloss encoder.
 
     `ctc.target` is 'text' or 'gloss' ('auto' is resolved before); 'gloss' needs `gloss_vocab_size`.
     """
@@ -213,6 +214,10 @@ class SignTranslator(nnx.Module):
         )
         self.ctc_source = config.ctc.source
         self.decoder_memory = config.decoder.memory
+        gloss_encoder = None
+        if config.decoder.gloss_memory and not spells_text:
+            gloss_encoder = GlossEncoder(config.decoder, gloss_vocab_size, dtype=dtype, rngs=rngs)
+        self.gloss_encoder = gloss_encoder
 
     @classmethod
     def from_config(
@@ -257,6 +262,18 @@ class SignTranslator(nnx.Module):
         """Return the decoder's logits with teacher forcing."""
         memory, lengths = self.memory(encoded)
         return self.decoder(tokens, memory, lengths, rng)
+
+    def gloss_logits(
+        self,
+        glosses: Int[Array, "b g"],
+        gloss_lengths: Int[Array, "b"],
+        tokens: Int[Array, "b l"],
+        rng: Key[Array, ""] | None = None,
+    ) -> Float[Array, "b l v"]:
+        """Return the decoder's logits with teacher forcing, given glosses in place of a video."""
+        assert self.gloss_encoder is not None, "the decoder has no gloss memory"
+        memory, lengths = self.gloss_encoder(glosses, gloss_lengths, fold(rng, "glosses.encoder"))
+        return self.decoder(tokens, memory, lengths, fold(rng, "glosses.decoder"))
 
     def frame_weights(self, encoded: Encoded, tokens: Int[Array, "b l"]) -> Float[Array, "b l t"]:
         """Return the attention of each position of the decoder to the frames, for diagnostics.

@@ -33,6 +33,7 @@ class LossCounts(NamedTuple):
 
     clips: Float[Array, ""]
     tokens: Float[Array, ""]
+    sentence_tokens: Float[Array, ""] | None = None  # of the sentences; None: the batch has none
 
 
 class Outputs(NamedTuple):
@@ -42,6 +43,7 @@ class Outputs(NamedTuple):
     logits: Float[Array, "b l v"]  # at position i: of token i + 1
     ctc_logits: Float[Array, "b s v"]
     ctc_steps: Int[Array, "b"]  # valid steps of each clip
+    gloss_logits: Float[Array, "c l v"] | None = None  # of the texts of `texts_with_glosses`
 
 
 class TermInputs(NamedTuple):
@@ -84,12 +86,15 @@ def sum_terms(terms: Sequence[LossTerm], inputs: TermInputs) -> LossParts:
 def count_targets(batch: Batch) -> LossCounts:
     """Count the clips and the predicted tokens of `batch`; padding rows do not count."""
     predicted = (batch["tokens"][:, 1:] != PAD) * batch["weights"][:, None]
-    return LossCounts(batch["weights"].sum(), jnp.sum(predicted))
+    of_sentences = None
+    if "sentence_tokens" in batch:
+        of_sentences = jnp.sum(batch["sentence_tokens"][..., 1:] != PAD).astype(jnp.float32)
+    return LossCounts(batch["weights"].sum(), jnp.sum(predicted), of_sentences)
 
 
 def loss_denominators(batch: Batch) -> LossCounts:
     """Return the counts of `batch`, at least 1 each, so that an empty batch divides by 1."""
-    return LossCounts(*(jnp.maximum(value, 1.0) for value in count_targets(batch)))
+    return jax.tree.map(lambda value: jnp.maximum(value, 1.0), count_targets(batch))
 
 
 def forward(
@@ -112,7 +117,14 @@ def forward(
     )
     tokens = jnp.asarray(batch["tokens"])
     logits = model.logits(encoded, tokens[:, :-1], fold(key, "step.decoder"))
-    return Outputs(encoded, logits, *model.ctc_logits(encoded, fold(key, "step.ctc_head")))
+    ctc_logits = model.ctc_logits(encoded, fold(key, "step.ctc_head"))
+    gloss_logits = None
+    if model.gloss_encoder is not None:
+        texts = texts_with_glosses(batch)
+        gloss_logits = model.gloss_logits(
+            texts.glosses, texts.gloss_lengths, texts.tokens[:, :-1], fold(key, "step.glosses")
+        )
+    return Outputs(encoded, logits, *ctc_logits, gloss_logits)
 
 
 def translation_loss(
@@ -125,13 +137,18 @@ def translation_loss(
 ) -> tuple[Float[Array, ""], LossParts]:
     """Run the model and return (the loss without a teacher, the same with its metrics)."""
     inputs = TermInputs(model, forward(model, batch, key), batch, counts, step)
-    parts = sum_terms(translation_terms(config), inputs)
+    reads_glosses = inputs.outputs.gloss_logits is not None
+    parts = sum_terms(translation_terms(config, reads_glosses=reads_glosses), inputs)
     return parts.total, parts
 
 
-def translation_terms(config: TrainingConfig) -> list[LossTerm]:
-    """Return the terms of every run, in the order in which they are added."""
-    return [CTCTerm(config), CrossEntropyTerm(config)]
+def translation_terms(config: TrainingConfig, *, reads_glosses: bool = False) -> list[LossTerm]:
+    """Return the terms of every run without a teacher, in the order in which they are added.
+
+    `reads_glosses`: the decoder has a gloss memory.
+    """
+    terms: list[LossTerm] = [CTCTerm(config), CrossEntropyTerm(config)]
+    return [*terms, GlossCrossEntropyTerm(config)] if reads_glosses else terms
 
 
 @dataclasses.dataclass(frozen=True)
@@ -148,6 +165,28 @@ class CrossEntropyTerm:
         per_token = per_token * (targets != PAD) * inputs.batch["weights"][:, None]
         ce = jnp.sum(per_token) / inputs.counts.tokens
         return self.config.ce_weight * ce, {"ce": ce}
+
+
+@dataclasses.dataclass(frozen=True)
+class GlossCrossEntropyTerm:
+    """gloss_ce_weight * smoothed cross-entropy of texts given their glosses, the mean over tokens.
+
+    The texts are those of `texts_with_glosses`.
+    """
+
+    config: TrainingConfig
+    metrics = ("gloss_ce",)
+
+    def __call__(self, inputs: TermInputs) -> tuple[Float[Array, ""], dict[str, Array]]:
+        logits, texts = inputs.outputs.gloss_logits, texts_with_glosses(inputs.batch)
+        assert logits is not None, "a model without a gloss memory has no such term"
+        targets = texts.tokens[:, 1:]
+        per_token = smoothed_cross_entropy(logits, targets, self.config.label_smoothing)
+        per_token = per_token * (targets != PAD) * texts.weights[:, None]
+        counts = inputs.counts
+        tokens = counts.tokens if counts.sentence_tokens is None else counts.sentence_tokens
+        ce = jnp.sum(per_token) / tokens
+        return self.config.gloss_ce_weight * ce, {"gloss_ce": ce}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -248,6 +287,40 @@ def alignment_loss(
     """Mean cross-entropy of the valid steps of each clip, in nats per step."""
     per_step = smoothed_cross_entropy(logits, targets, 0.0)
     return jnp.sum(per_step * length_mask(steps, logits.shape[1]), axis=1) / jnp.maximum(steps, 1)
+
+
+class TextsWithGlosses(NamedTuple):
+    """Texts, and the glosses that the decoder translates to them."""
+
+    tokens: Int[Array, "c l"]
+    glosses: Int[Array, "c g"]
+    gloss_lengths: Int[Array, "c"]
+    weights: Float[Array, "c"]
+
+
+def texts_with_glosses(batch: Batch) -> TextsWithGlosses:
+    """Return the sentences of the batch or, in evaluation, the texts of its clips.
+
+    A clip without a gloss has weight 0, unless its text is empty: then nobody signs.
+    """
+    if "sentence_tokens" in batch:
+        names = ("sentence_tokens", "sentence_glosses", "sentence_gloss_lengths")
+        tokens, glosses, lengths = (jnp.asarray(batch[name]) for name in names)
+        b, n = lengths.shape
+        return TextsWithGlosses(
+            tokens.reshape(b * n, -1),
+            glosses.reshape(b * n, -1),
+            lengths.reshape(b * n),
+            jnp.ones(b * n),
+        )
+    lengths = jnp.asarray(batch["gloss_lengths"])
+    annotated = (lengths > 0) | (batch["token_lengths"] <= 2)
+    return TextsWithGlosses(
+        jnp.asarray(batch["tokens"]),
+        jnp.asarray(batch["gloss_tokens"]),
+        lengths,
+        jnp.asarray(batch["weights"] * annotated),
+    )
 
 
 def ctc_labels(batch: Batch) -> tuple[Int[Array, "b l"], Int[Array, "b"]]:

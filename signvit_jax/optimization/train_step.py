@@ -154,14 +154,19 @@ def train_step(
 
 
 def loss_terms(
-    config: TrainingConfig, batch: Batch, *, finds_hands: bool = False
+    config: TrainingConfig,
+    batch: Batch,
+    *,
+    finds_hands: bool = False,
+    reads_glosses: bool = False,
 ) -> list[LossTerm]:
     """Return the terms of the loss, in the order in which they are added.
 
-    Localization is one of them if the model finds hands, keypoints if they have a weight, and
-    distillation if the batch carries a teacher's outputs.
+    `reads_glosses` is as in `translation_terms`. Localization is one of them if the model finds
+    hands, keypoints if they have a weight, and distillation if the batch carries a teacher's
+    outputs.
     """
-    terms = translation_terms(config)
+    terms = translation_terms(config, reads_glosses=reads_glosses)
     if finds_hands:
         terms.append(LocalizationTerm())
     if config.keypoint_weight and "keypoints" in batch:
@@ -183,8 +188,13 @@ def batch_gradients(
 ) -> BatchGradients:
     """Return gradients and loss of a batch, in `gradient_accumulation` microbatches in sequence."""
     counts = loss_denominators(batch)
-    finds_hands = definition.config.model.encoder.crops != "none"
-    terms = loss_terms(config, batch, finds_hands=finds_hands)
+    model_config = definition.config.model
+    terms = loss_terms(
+        config,
+        batch,
+        finds_hands=model_config.encoder.crops != "none",
+        reads_glosses=model_config.decoder.gloss_memory,
+    )
     microbatches = config.gradient_accumulation
 
     def loss(trainable: PyTree, part: Batch, part_key: Key[Array, ""]) -> tuple[Array, tuple]:
@@ -262,7 +272,8 @@ def make_eval_step(
         with tracing_for(mesh):
             model = bind_gathered(definition, params, mesh)
             _, sums = translation_loss(model, batch, LossCounts(one, one), config)
-        return sums.metrics | count_targets(batch)._asdict()
+        counts = count_targets(batch)
+        return sums.metrics | {"clips": counts.clips, "tokens": counts.tokens}
 
     return jax.jit(
         step, in_shardings=(shardings, batch_sharding(mesh)), out_shardings=replicated(mesh)

@@ -22,7 +22,7 @@ RULES: list[tuple[str, tuple[str | None, ...]]] = [
     (r".*/(query|expand)/bias", ("tensor",)),
     (r".*/(attention|self_attention|cross_attention)/out/kernel", ("tensor", "fsdp")),
     (r".*/contract/kernel", ("tensor", "fsdp")),
-    (r"decoder/embedding", ("tensor", "fsdp")),
+    (r"(decoder|gloss_encoder)/embedding", ("tensor", "fsdp")),
     (r"ctc_head/out/kernel", ("fsdp", "tensor")),
     (r"ctc_head/out/bias", ("tensor",)),
     (r".*/kernel", ("fsdp", None)),

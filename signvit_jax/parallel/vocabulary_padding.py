@@ -17,7 +17,12 @@ from jaxtyping import Array, PyTree
 from signvit_jax.parallel.sharding import parameter_path
 
 # The vocabulary's axis in a parameter, and in its moments and average, whose paths have a prefix.
-_VOCABULARY_AXES = {r"decoder/embedding": -2, r"ctc_head/out/kernel": -1, r"ctc_head/out/bias": -1}
+_VOCABULARY_AXES = {
+    r"decoder/embedding": -2,
+    r"gloss_encoder/embedding": -2,
+    r"ctc_head/out/kernel": -1,
+    r"ctc_head/out/bias": -1,
+}
 
 
 def padded_shapes(tree: PyTree, mesh: Mesh) -> PyTree:

@@ -62,9 +62,9 @@ def peak_flops(device_kind: str) -> float | None:
 class ClipFlops:
     """Operations of one clip.
 
-    `backbone`, `temporal` (with the pooling), `decoder`, `ctc_head`: of the forward pass in
-    training. `training`: of the forward and the backward pass; `training_frozen`: the same while
-    the backbone is frozen.
+    `backbone`, `temporal` (with the pooling), `decoder` (with its passes over glosses, if it has a
+    gloss memory), `ctc_head`: of the forward pass in training. `training`: of the forward and the
+    backward pass; `training_frozen`: the same while the backbone is frozen.
 
     The backward pass has two products for each product of the forward pass: one for the gradient of
     each input. An input that depends on no parameter, such as the images, needs no gradient.
@@ -85,7 +85,8 @@ class ClipFlops:
 def clip_flops(definition: ModelDefinition, frames: int, text_length: int) -> ClipFlops:
     """Count the operations of a clip by tracing the model; nothing is computed.
 
-    `frames`: the clip's length. `text_length`: tokens of the padded text, with BOS and EOS.
+    `frames`: the clip's length. `text_length`: tokens of the padded text, with BOS and EOS; a gloss
+    memory is taken for as long.
     """
     # The operations of a fused attention kernel cannot be traced; those of plain attention can.
     # What is computed a second time to save memory does not count.
@@ -106,6 +107,14 @@ def clip_flops(definition: ModelDefinition, frames: int, text_length: int) -> Cl
         "tokens": jax.ShapeDtypeStruct((1, text_length), jnp.int32),
         "weights": jax.ShapeDtypeStruct((1,), jnp.float32),
     }
+    reads_glosses = config.model.decoder.gloss_memory
+    if reads_glosses:
+        sentences = (config.training.gloss_sentences, text_length)
+        batch |= {
+            "sentence_tokens": jax.ShapeDtypeStruct((1, *sentences), jnp.int32),
+            "sentence_glosses": jax.ShapeDtypeStruct((1, *sentences), jnp.int32),
+            "sentence_gloss_lengths": jax.ShapeDtypeStruct((1, sentences[0]), jnp.int32),
+        }
 
     def encode(params: PyTree, video: jax.Array, lengths: jax.Array, key: jax.Array) -> PyTree:
         return definition.bind(params).encode(video, lengths, key)
@@ -124,6 +133,8 @@ def clip_flops(definition: ModelDefinition, frames: int, text_length: int) -> Cl
             model = definition.bind(params)
             outputs = forward(model, batch, key, frozen_backbone=frozen_backbone)
             total = outputs.logits.sum() + outputs.ctc_logits.sum()
+            if outputs.gloss_logits is not None:
+                total += outputs.gloss_logits.sum()
             localization = outputs.encoded.localization
             if localization is not None:
                 total = total + sum(x.sum() for x in localization.parts)
@@ -136,10 +147,15 @@ def clip_flops(definition: ModelDefinition, frames: int, text_length: int) -> Cl
         (1, frames, config.model.encoder.output_dim), encoded.frames.dtype
     )
     temporal = traced_flops(pool, params, features, lengths, key)
+    decoder = traced_flops(partial(call, SignTranslator.logits), params, encoded, tokens, key)
+    if reads_glosses:
+        inputs = (batch["tokens"], lengths, tokens, key)
+        one = traced_flops(partial(call, SignTranslator.gloss_logits), params, *inputs)
+        decoder += config.training.gloss_sentences * one
     return ClipFlops(
         backbone=traced_flops(encode, params, video, lengths, key) - temporal,
         temporal=temporal,
-        decoder=traced_flops(partial(call, SignTranslator.logits), params, encoded, tokens, key),
+        decoder=decoder,
         ctc_head=traced_flops(partial(call, SignTranslator.ctc_logits), params, encoded, key),
         training=training(frozen_backbone=False),
         training_frozen=training(frozen_backbone=True),

@@ -90,7 +90,8 @@ def batch_shapes(
     """Return the shapes of a global training batch as the step takes it.
 
     Clips have `frames` frames, texts `text_length` tokens, glosses `gloss_length` tokens, and
-    frames `num_keypoints` keypoints; 0 means no glosses and no keypoints.
+    frames `num_keypoints` keypoints; 0 means no glosses and no keypoints. With glosses and a gloss
+    memory there are sentences too (`data.sentences`).
     """
     b, size = config.training.batch_size, config.data.image_size
     shapes = {
@@ -104,6 +105,13 @@ def batch_shapes(
         shapes |= {
             "gloss_tokens": ((b, gloss_length), jnp.int32),
             "gloss_lengths": ((b,), jnp.int32),
+        }
+    if gloss_length and config.model.decoder.gloss_memory:
+        n = config.training.gloss_sentences
+        shapes |= {
+            "sentence_tokens": ((b, n, text_length), jnp.int32),
+            "sentence_glosses": ((b, n, gloss_length), jnp.int32),
+            "sentence_gloss_lengths": ((b, n), jnp.int32),
         }
     if num_keypoints:
         shapes["keypoints"] = ((b, frames, num_keypoints, 3), jnp.float32)

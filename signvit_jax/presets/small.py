@@ -7,7 +7,8 @@ r"""Learn from scratch to translate new sentences by new signers, in half an hou
     python -m signvit_jax.eval --workdir=runs/small --split=test
 
 What each option contributes: docs/learning.md. For another data set of a few thousand clips:
---config.data.name=video_folder. Glosses are used if the data set has them.
+--config.data.name=video_folder. Glosses are used if the data set has them: CTC spells them, and the
+decoder also learns to translate them.
 """
 
 from ml_collections import ConfigDict
@@ -50,6 +51,7 @@ def get_config() -> ConfigDict:
                     "max_len": 64,
                     "final_norm": True,
                     "memory": "frames",
+                    "gloss_memory": True,
                 },
                 "ctc": {"source": "frames", "target": "auto", "dropout": 0.1},
             },
@@ -67,6 +69,7 @@ def get_config() -> ConfigDict:
                 "ctc_flat_start_ratio": 0.2,
                 "ctc_weight": 0.5,
                 "ce_weight": 0.5,
+                "gloss_sentences": 4,
                 "label_smoothing": 0.1,
                 "patience": 0,
                 "use_amp": False,

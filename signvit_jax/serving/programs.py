@@ -1,9 +1,10 @@
 """The programs of an export: pure functions of a model and arrays, the same in StableHLO and ONNX.
 
 A clip goes through `backbone` and `temporal_<frames>`, and then either through `label` (the CTC
-head) or through `start` once and `step` for each token. Greedy search needs no more than that. In
-beam search `lineage` gives the hypothesis that wrote each position of the cache (see
-`TextDecoder.step`).
+head) or through `start` once and `step` for each token. Greedy search needs no more than that. A
+model whose decoder also reads glosses has `gloss_memory` for those that `label` spells, with
+`start` and `step` for this memory too. In beam search `lineage` gives the hypothesis that wrote
+each position of the cache (see `TextDecoder.step`).
 """
 
 import dataclasses
@@ -66,13 +67,14 @@ class Definition(Protocol):
 
 def programs(config: Config) -> list[Program]:
     """Return all programs of a model, `temporal_<frames>` once for each of `data.frame_buckets`."""
-    return [
+    found = [
         _backbone(config),
         *(_temporal(config, frames) for frames in config.frame_buckets),
         _label(config),
         _start(config),
         _step(config),
     ]
+    return [*found, _gloss_memory(config)] if config.model.decoder.gloss_memory else found
 
 
 def encode(
@@ -84,6 +86,23 @@ def encode(
     (features,) = run("backbone", video, frame_lengths)
     pooled, frames = run(f"temporal_{video.shape[1]}", features, frame_lengths)
     return pooled, frames
+
+
+def memory_lengths_name(config: Config) -> str | None:
+    """Return the name of the input of `step` with the valid lengths of a memory.
+
+    None if the model has no such input: all positions of its one memory are valid.
+    """
+    if config.model.decoder.gloss_memory:
+        return "memory_lengths"
+    return "frame_lengths" if config.model.decoder.memory == "frames" else None
+
+
+def ctc_steps(config: Config) -> int:
+    """Return the most steps at which CTC spells a gloss: the input length of `gloss_memory`."""
+    if config.model.ctc.source == "frames":
+        return config.frame_buckets[-1]
+    return config.model.temporal.num_queries
 
 
 class ModelPrograms:
@@ -142,6 +161,19 @@ def _label(config: Config) -> Program:
     return Program("label", run, inputs, {"ctc_logits": ("b", "s", "v")})
 
 
+def _gloss_memory(config: Config) -> Program:
+    def run(
+        model: SignTranslator, glosses: Int[Array, "b g"], gloss_lengths: Int[Array, "b"]
+    ) -> tuple[Float[Array, "b s d"]]:
+        assert model.gloss_encoder is not None, "a model without a gloss memory has no such program"
+        return (model.gloss_encoder(glosses, gloss_lengths)[0],)
+
+    steps = ctc_steps(config)
+    inputs = {"glosses": (("b", steps), jnp.int32), "gloss_lengths": (("b",), jnp.int32)}
+    width = config.model.decoder.hidden_dim
+    return Program("gloss_memory", run, inputs, {"memory": ("b", steps + 1, width)})
+
+
 def _start(config: Config) -> Program:
     decoder = config.model.decoder
     width, heads = decoder.hidden_dim, decoder.num_heads
@@ -155,7 +187,7 @@ def _start(config: Config) -> Program:
 
 
 def _step(config: Config) -> Program:
-    decoder, reads_frames = config.model.decoder, config.model.decoder.memory == "frames"
+    decoder, lengths_name = config.model.decoder, memory_lengths_name(config)
     layers, heads, length = decoder.num_layers, decoder.num_heads, decoder.max_len
     head_width = decoder.hidden_dim // heads
     cache_shape = ("b", "m", length, heads, head_width)
@@ -164,13 +196,13 @@ def _step(config: Config) -> Program:
     def run(
         model: SignTranslator, tokens: Array, position: Array, lineage: Array, *rest: Array
     ) -> tuple[Array, ...]:
-        frame_lengths, rest = (rest[0], rest[1:]) if reads_frames else (None, rest)
+        lengths, rest = (rest[0], rest[1:]) if lengths_name else (None, rest)
         keys, values, memory_keys, memory_values = (
             rest[part * layers : (part + 1) * layers] for part in range(4)
         )
         mask = None
-        if frame_lengths is not None:
-            mask = length_mask(frame_lengths, memory_keys[0].shape[1])
+        if lengths is not None:
+            mask = length_mask(lengths, memory_keys[0].shape[1])
         logits, cache = model.decoder.step(
             tokens, position, Cache(keys, values), Memory(memory_keys, memory_values, mask), lineage
         )
@@ -181,8 +213,8 @@ def _step(config: Config) -> Program:
         "position": ((), jnp.int32),
         "lineage": (("b", "m", length), jnp.int32),
     }
-    if reads_frames:
-        inputs["frame_lengths"] = (("b",), jnp.int32)
+    if lengths_name:
+        inputs[lengths_name] = (("b",), jnp.int32)
     for name, shape in (
         _per_layer("", layers, cache_shape) | _per_layer("memory", layers, memory_shape)
     ).items():

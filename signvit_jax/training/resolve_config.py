@@ -136,5 +136,8 @@ def _resolve_ctc_target(config: Config, dataset: SignDataset) -> Config:
     if any(entry.gloss for entry in dataset.split(config.data.train_split).index):
         log.info("CTC is trained on glosses")
         return with_ctc_target(config, "gloss")
-    log.info("CTC is trained on text: the training split has no glosses")
+    log.info(
+        "CTC is trained on text: the training split has no glosses%s",
+        ", so the decoder has no gloss memory" if config.model.decoder.gloss_memory else "",
+    )
     return with_ctc_target(config, "text")

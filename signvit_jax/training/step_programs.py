@@ -185,6 +185,16 @@ def device_batch(batch: Batch, mesh: jax.sharding.Mesh) -> dict[str, jax.Array]:
     }
     if "gloss_tokens" in batch and "gloss_lengths" in batch:
         arrays |= {"gloss_tokens": batch["gloss_tokens"], "gloss_lengths": batch["gloss_lengths"]}
+    if (
+        "sentence_tokens" in batch
+        and "sentence_glosses" in batch
+        and "sentence_gloss_lengths" in batch
+    ):
+        arrays |= {
+            "sentence_tokens": batch["sentence_tokens"],
+            "sentence_glosses": batch["sentence_glosses"],
+            "sentence_gloss_lengths": batch["sentence_gloss_lengths"],
+        }
     if "keypoints" in batch and "part_points" in batch:
         arrays |= {"keypoints": batch["keypoints"], "part_points": batch["part_points"]}
     return to_device(arrays, mesh)

@@ -176,10 +176,17 @@ class ValidationPass:
         training = self._config.training
         ce = sums["ce"] / max(sums["tokens"], 1.0)
         ctc = sums["ctc"] / max(sums["clips"], 1.0)
+        loss = training.ce_weight * ce + training.ctc_weight * ctc
+        of_glosses = {}
+        if "gloss_ce" in sums:
+            gloss_ce = sums["gloss_ce"] / max(sums["tokens"], 1.0)
+            loss += training.gloss_ce_weight * gloss_ce
+            of_glosses = {"gloss_ce": gloss_ce}
         return {
-            "loss": training.ce_weight * ce + training.ctc_weight * ctc,
+            "loss": loss,
             "ce": ce,
             "ctc": ctc,
+            **of_glosses,
             "ctc_impossible": sums["ctc_impossible"],
         }
 

@@ -22,6 +22,7 @@ from signvit_jax.weights.timm_vit import resized_positions
 _BACKBONE = "encoder/backbone/"
 _POSITIONS = _BACKBONE + "positions"
 _EMBEDDING, _LABELS = "decoder/embedding", "ctc_head/out/"
+_GLOSSES = "gloss_encoder/embedding"  # has a row for each label of CTC
 # Last parts of the paths of parameters that are taken together, because they form one layer.
 _LAYER_PARAMETERS = ("kernel", "bias", "scale", "mean", "var")
 _MIN_SHARE = 0.5  # share of the backbone's numbers that must fit; with fewer, nothing is taken
@@ -39,6 +40,7 @@ _NOT_REPORTED = (
     "attention_dropout",
     "drop_path",
     "freeze_epochs",
+    "gloss_corruption",
     "pretrained",
     "init_from",
 )
@@ -110,7 +112,7 @@ def plan_transfer(
             if axis is None:
                 whole[path] = np.asarray(params[path], np.float32)
             else:
-                kind = "CTC labels" if path.startswith(_LABELS) else "tokens"
+                kind = "CTC labels" if path.startswith((_LABELS, _GLOSSES)) else "tokens"
                 rows[path] = Rows(np.asarray(params[path], np.float32), axis, shared[kind])
     _check_backbone(source, config, whole, shapes)
     taken = _size_note(whole, rows, shapes)

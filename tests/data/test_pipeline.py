@@ -132,6 +132,38 @@ def test_each_epoch_has_every_clip_once_over_all_processes(
         assert sorted(seen[seen >= 0]) == list(range(len(LENGTHS)))
 
 
+def test_sentences_are_in_training_batches_of_a_gloss_memory_and_depend_on_the_step(
+    split, tokenizer
+):
+    reads = {
+        "model": {
+            "encoder": {"patch_size": 16},
+            "ctc": {"target": "gloss"},
+            "decoder": {"gloss_memory": True},
+        },
+        "training": {"gloss_sentences": 2},
+        **RATE_SAMPLING,
+    }
+    glosses = {
+        "gloss_tokenizer": learn_gloss_vocabulary(entry.gloss for entry in split.index),
+        "gloss_length": 8,
+    }
+
+    def names(config, *, training):
+        batch = next(iter(batches(split, tokenizer, config, training=training, **glosses)))
+        return {name for name in batch if name.startswith("sentence")}
+
+    assert len(names(from_mapping(reads), training=True)) == 3
+    assert not names(from_mapping(reads), training=False)
+    assert not names(config_with(), training=True)
+    run = batches(split, tokenizer, from_mapping(reads), num_epochs=2, **glosses)
+    complete = list(run)
+    resumed = batches(split, tokenizer, from_mapping(reads), num_epochs=2, **glosses)
+    resumed.set_state(resumed.state_at(3))
+    assert_equal_batches(list(resumed), complete[3:])
+    assert complete[0]["sentence_tokens"].shape == (3, 2, 16)
+
+
 def test_all_processes_together_have_the_rows_of_one_process(split, tokenizer):
     one_process = list(batches(split, tokenizer, batch_size=6))
     parts = [

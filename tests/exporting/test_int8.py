@@ -106,6 +106,30 @@ def test_inputs_beyond_the_range_are_clipped(linear):
     np.testing.assert_array_equal(layer(far), layer(near))
 
 
+def test_an_int8_export_reads_glosses(monkeypatch):
+    """Its kernels and the embedding of its glosses are INT8 in the file."""
+    monkeypatch.setattr("signvit_jax.exporting.int8._SMALL", 100)
+    config = tiny_model.config(**tiny_model.READS_GLOSSES)
+    sizes = tiny_model.vocabulary_sizes(config)
+
+    def define(policy):
+        return ModelDefinition(config, *sizes, policy)
+
+    params = define(EXPORT_POLICY).init(0)
+    model = SimpleNamespace(config=config, params=params, define=define)
+    file = int8_tensors(model)
+    assert file["gloss_encoder/embedding"].dtype == np.int8
+    assert file["gloss_encoder/block/attention/out/kernel"].dtype == np.int8
+    served = ModifiedDefinition(config, *sizes, use_int8_layers(False), EXPORT_POLICY)
+    weights = nested(served_tensors(file), served.abstract_params(), Path("weights"))
+    glosses, lengths = jnp.array([[3, 5], [7, 0]]), jnp.array([2, 1])
+    expected, found = (
+        bound.gloss_encoder(glosses, lengths)[0]
+        for bound in (define(EXPORT_POLICY).bind(params), served.bind(weights))
+    )
+    assert 0 < np.abs(found - expected).max() < 0.05 * np.abs(expected).max()
+
+
 @pytest.mark.long
 def test_input_ranges_have_the_shapes_that_an_export_loads():
     """Ranges are stacked like the layers that they belong to, in stacks of different depths.

@@ -9,6 +9,9 @@ from signvit_jax.config.schema import Config, from_mapping
 from signvit_jax.models.translator import SignTranslator
 
 VOCABULARY = 17
+GLOSSES = 11  # of a model that reads glosses, the blank included
+SIZES_WITH_GLOSSES = (VOCABULARY, GLOSSES)  # as `ModelDefinition` takes them
+READS_GLOSSES = {"model__ctc__target": "gloss", "model__decoder__gloss_memory": True}
 MOBILENET = {
     "model__encoder__backbone": "mobilenet_v3_large",
     "model__encoder__mobilenet_width": 0.1,
@@ -59,12 +62,17 @@ def config(**changes) -> Config:
     return from_mapping(values)
 
 
+def vocabulary_sizes(tiny: Config) -> tuple[int, int]:
+    """Return the numbers of tokens and of glosses of a model, as `ModelDefinition` takes them."""
+    return SIZES_WITH_GLOSSES if tiny.model.ctc.target == "gloss" else (VOCABULARY, 0)
+
+
 def model(tiny: Config, seed: int = 0) -> SignTranslator:
     """Return a model with random parameters."""
     # Not jitted: jit would compile a program for every config; single operations are compiled once
     # for all models.
     rngs = nnx.Rngs(params=jax.random.key(seed))
-    return SignTranslator.from_config(tiny, VOCABULARY, rngs=rngs)
+    return SignTranslator.from_config(tiny, *vocabulary_sizes(tiny), rngs=rngs)
 
 
 def batch(clips: int = 4, frames: int = 6, seed: int = 0) -> dict[str, np.ndarray]:
@@ -85,6 +93,16 @@ def batch(clips: int = 4, frames: int = 6, seed: int = 0) -> dict[str, np.ndarra
         "token_lengths": lengths,
         "weights": np.ones(clips, np.float32),
     }
+
+
+def with_glosses(given: dict[str, np.ndarray], seed: int = 0) -> dict[str, np.ndarray]:
+    """Return the batch with one to three glosses of each clip."""
+    rng = np.random.default_rng(seed)
+    clips = len(given["tokens"])
+    lengths = rng.integers(1, 4, clips).astype(np.int32)
+    glosses = rng.integers(1, GLOSSES, (clips, 3)).astype(np.int32)
+    glosses[np.arange(3) >= lengths[:, None]] = 0
+    return given | {"gloss_tokens": glosses, "gloss_lengths": lengths}
 
 
 @jax.jit

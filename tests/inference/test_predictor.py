@@ -7,6 +7,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+from signvit_jax.config.errors import ConfigError
 from signvit_jax.config.schema import from_mapping
 from signvit_jax.data.dataset import open_dataset
 from signvit_jax.data.pipeline import make_batches
@@ -94,6 +95,12 @@ def _first_batch(split, model):
         split, model.tokenizer, model.config, batch_size=4, training=False, text_length=8
     )
     return next(iter(batches))
+
+
+def test_a_gloss_weight_for_a_model_that_reads_no_glosses_is_refused(model):
+    with pytest.raises(ConfigError, match=r"gloss_weight is 0\.7, but the decoder .* allowed: 0"):
+        model.predictor(["greedy"], gloss_weight=0.7)
+    model.predictor(["greedy"], gloss_weight=0.0)
 
 
 def test_the_lexicon_reorders_the_hypotheses_of_beam_search(split, model):

@@ -225,6 +225,39 @@ def test_a_clip_of_rest_weighs_as_much_as_one_label(target):
         np.testing.assert_allclose(metrics["ctc"], np.log(tiny_model.VOCABULARY), rtol=1e-5)
 
 
+def test_the_loss_given_glosses_is_that_of_clips_with_a_gloss():
+    config = tiny_model.config(**tiny_model.READS_GLOSSES, training__gloss_ce_weight=0.25)
+    model = tiny_model.model(config)
+    batch = tiny_model.with_glosses(tiny_model.batch())
+    batch["gloss_tokens"][1], batch["gloss_lengths"][1] = 0, 0
+    batch["weights"][2] = 0.0
+    counts = loss_denominators(batch)
+    total, parts = translation_loss(model, batch, counts, config.training)
+    terms = {"ce": 0.7, "ctc": 0.3, "gloss_ce": 0.25}
+    wanted = sum(share * float(parts.metrics[name]) for name, share in terms.items())
+    assert float(total) == pytest.approx(wanted, rel=1e-5)
+    per_token = []
+    for row in (0, 3):  # each clip by itself, without padding
+        glosses = batch["gloss_tokens"][row : row + 1, : batch["gloss_lengths"][row]]
+        tokens = batch["tokens"][row : row + 1, : batch["token_lengths"][row]]
+        lengths = jnp.asarray([glosses.shape[1]])
+        logits = model.gloss_logits(jnp.asarray(glosses), lengths, jnp.asarray(tokens[:, :-1]))
+        per_token += smoothed_cross_entropy(logits, jnp.asarray(tokens[:, 1:]), 0.05)[0].tolist()
+    assert float(parts.metrics["gloss_ce"]) == pytest.approx(
+        sum(per_token) / float(counts.tokens), rel=1e-4
+    )
+    # The same clips as sentences of the first clip of the batch, whose own mean they have.
+    rows = np.array([[0, 3]])
+    sentences = {
+        "sentence_tokens": batch["tokens"][rows],
+        "sentence_glosses": batch["gloss_tokens"][rows],
+        "sentence_gloss_lengths": batch["gloss_lengths"][rows],
+    }
+    batch |= sentences
+    _, parts = translation_loss(model, batch, loss_denominators(batch), config.training)
+    assert float(parts.metrics["gloss_ce"]) == pytest.approx(np.mean(per_token), rel=1e-4)
+
+
 def test_the_flat_start_lasts_a_share_of_the_run_or_a_minimum():
     def steps(**changes):
         config = tiny_model.config(

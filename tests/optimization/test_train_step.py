@@ -30,7 +30,7 @@ class Run:
     def __init__(self, frozen=False, steps=10, thaws=False, **changes):
         config = tiny_model.config(**changes)
         training = config.training
-        self.definition = ModelDefinition(config, tiny_model.VOCABULARY)
+        self.definition = ModelDefinition(config, *tiny_model.vocabulary_sizes(config))
         optimizer = make_optimizer(training, steps, thaws=thaws)
         mesh = make_mesh(config.mesh)
         self.new_state = lambda: new_state(self.definition, optimizer, 0, thaws=thaws)
@@ -178,6 +178,28 @@ def test_evaluation_sums_add_up_without_padding_rows(plain):
         np.testing.assert_allclose(value, total, rtol=1e-5, err_msg=name)
     assert float(complete["clips"]) == 4
     assert float(complete["tokens"]) == (batch["token_lengths"] - 1).sum()
+
+
+@pytest.mark.long
+def test_a_step_with_a_gloss_memory_trains_its_encoder_and_adds_up():
+    """With corrupted glosses, the same in each run; microbatches would draw other errors."""
+    reads = Run(**NO_DROPOUT, **tiny_model.READS_GLOSSES, model__decoder__gloss_corruption=0.0)
+    batch = tiny_model.with_glosses(tiny_model.batch())
+    batch["weights"][3] = 0
+    state, report = reads.step(reads.fresh(), batch)
+    halves = Run(
+        **NO_DROPOUT,
+        **tiny_model.READS_GLOSSES,
+        model__decoder__gloss_corruption=0.0,
+        training__gradient_accumulation=2,
+    )
+    split_report = halves.step(reads.fresh(), batch)[1]
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), split_report.loss, report.loss
+    )
+    assert not same(state.params["gloss_encoder"], reads.fresh().params["gloss_encoder"])
+    sums = reads.evaluate(state.params, batch)
+    assert set(sums) == {"ctc", "ctc_impossible", "ce", "gloss_ce", "clips", "tokens"}
 
 
 def test_distillation_is_the_last_term_of_a_batch_with_a_teacher():

@@ -15,9 +15,10 @@ from tests.helpers import tiny_model
 
 FOUR_WAYS = AbstractMesh((1, 2, 4), AXES)
 PADDED = {
-    "decoder/embedding": (20, 16),
-    "ctc_head/out/kernel": (16, 20),
-    "ctc_head/out/bias": (20,),
+    "/decoder/embedding": (20, 16),
+    "gloss_encoder/embedding": (12, 16),
+    "ctc_head/out/kernel": (16, 12),
+    "ctc_head/out/bias": (12,),
 }
 
 
@@ -29,8 +30,8 @@ def shapes_by_path(tree):
 
 def test_only_the_vocabulary_is_padded():
     """Parameters, their moving average and their two moments are padded."""
-    tiny = tiny_model.config(training__ema_decay=0.9)
-    definition = ModelDefinition(tiny, 17)
+    tiny = tiny_model.config(**tiny_model.READS_GLOSSES, training__ema_decay=0.9)
+    definition = ModelDefinition(tiny, 17, 11)
     optimizer = make_optimizer(tiny.training, 10)
     plain, padded = (
         shapes_by_path(jax.eval_shape(lambda mesh=mesh: new_state(definition, optimizer, 0, mesh)))

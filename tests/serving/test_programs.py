@@ -41,7 +41,8 @@ class Model:
     params: PyTree
 
     def define(self, policy: ComputePolicy) -> ModelDefinition:
-        return ModelDefinition(self.config, tiny_model.VOCABULARY, policy=policy)
+        sizes = tiny_model.vocabulary_sizes(self.config)
+        return ModelDefinition(self.config, *sizes, policy=policy)
 
 
 @pytest.fixture(
@@ -49,7 +50,8 @@ class Model:
     params=[
         pytest.param(LIKE_SMALL, id="like small", marks=pytest.mark.long),
         pytest.param(
-            LIKE_SMALL | {"model__encoder__motion": "magnitude"}, id="like the quickstart"
+            LIKE_SMALL | tiny_model.READS_GLOSSES | {"model__encoder__motion": "magnitude"},
+            id="like the quickstart",
         ),
         pytest.param(
             LIKE_SMALL
@@ -64,13 +66,16 @@ class Model:
             id="crops of hands",
             marks=pytest.mark.long,
         ),
-        pytest.param(tiny_model.MOBILENET, id="mobilenet", marks=pytest.mark.long),
+        pytest.param(
+            tiny_model.MOBILENET | tiny_model.READS_GLOSSES, id="mobilenet", marks=pytest.mark.long
+        ),
     ],
 )
 def computed(request):
     """Return a model, and pairs of (inputs of its programs, their outputs)."""
     config = tiny_model.config(**request.param)
-    definition = ModelDefinition(config, tiny_model.VOCABULARY, policy=EXPORT_POLICY)
+    sizes = tiny_model.vocabulary_sizes(config)
+    definition = ModelDefinition(config, *sizes, policy=EXPORT_POLICY)
     params = jax.jit(definition.init)(0)
     model_programs = ModelPrograms(definition, params, config)
     batches = [

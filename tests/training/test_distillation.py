@@ -15,6 +15,7 @@ from signvit_jax.commands import distill, train
 from signvit_jax.config.errors import ConfigError
 from signvit_jax.config.schema import DistillationConfig, from_mapping
 from signvit_jax.inference.trained_model import load_trained
+from signvit_jax.models.definition import ModelDefinition
 from signvit_jax.models.translator import Encoded
 from signvit_jax.optimization.distillation_loss import (
     DISTILL_LOSSES,
@@ -24,9 +25,22 @@ from signvit_jax.optimization.distillation_loss import (
     DistillationTerm,
     divergence,
 )
-from signvit_jax.optimization.losses import Outputs, TermInputs, loss_denominators
+from signvit_jax.optimization.losses import (
+    Outputs,
+    TermInputs,
+    forward,
+    loss_denominators,
+    sum_terms,
+)
+from signvit_jax.optimization.train_step import loss_terms
+from signvit_jax.parallel.mesh import make_mesh
 from signvit_jax.text.model_vocabularies import Vocabularies
-from signvit_jax.training.distillation import check_teacher, initial_projection, load_teacher
+from signvit_jax.training.distillation import (
+    check_teacher,
+    initial_projection,
+    load_teacher,
+    teacher_targets,
+)
 from signvit_jax.training.origin import TeacherIdentity, digest_of
 from signvit_jax.weights.whole_model import export_safetensors
 from tests.helpers import tiny_model, tiny_run
@@ -129,6 +143,25 @@ def test_the_distill_losses_of_microbatches_add_up():
     ]
     total = sum(distill_loss(*part, counts)[0] for part in parts)
     np.testing.assert_allclose(total, complete, rtol=1e-5)
+
+
+@pytest.mark.parametrize("teacher_reads", [True, False])
+def test_one_of_both_models_may_read_glosses(teacher_reads):
+    reads, only_spells = tiny_model.READS_GLOSSES, {"model__ctc__target": "gloss"}
+    of_teacher, of_student = (reads, only_spells) if teacher_reads else (only_spells, reads)
+    mesh = make_mesh(tiny_model.config().mesh)
+    batch = tiny_model.with_glosses(tiny_model.batch())
+    teacher = types.SimpleNamespace(
+        definition=ModelDefinition(tiny_model.config(**of_teacher), *tiny_model.SIZES_WITH_GLOSSES)
+    )
+    batch |= teacher_targets(teacher, mesh)(teacher.definition.init(1), batch)
+    student = tiny_model.config(**of_student)
+    model = tiny_model.model(student)
+    terms = loss_terms(student.training, batch, reads_glosses=not teacher_reads)
+    inputs = TermInputs(model, forward(model, batch), batch, loss_denominators(batch))
+    found = sum_terms(terms, inputs)
+    assert ("gloss_ce" in found.metrics) is not teacher_reads
+    assert np.isfinite(found.total) and found.metrics["soft_ce"] > 0
 
 
 def test_features_of_another_width_pass_through_a_projection():

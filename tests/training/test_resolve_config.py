@@ -53,6 +53,24 @@ def test_auto_becomes_gloss_if_a_training_clip_has_one(workdir, data_set, caplog
     assert f"CTC is trained on {target}" in caplog.text
 
 
+@pytest.mark.parametrize(("gloss", "reads"), [("A", True), ("", False)])
+def test_the_gloss_memory_is_off_where_the_data_has_no_glosses(
+    workdir, data_set, caplog, gloss, reads
+):
+    caplog.set_level("INFO")
+    data_set(gloss)
+    model = {"ctc": {"target": "auto"}, "decoder": {"gloss_memory": True}}
+    resolved = resolve_config(from_mapping({"model": model}), workdir)
+    assert resolved.config.model.decoder.gloss_memory is reads
+    assert ("so the decoder has no gloss memory" in caplog.text) is not reads
+
+
+def test_a_gloss_memory_needs_a_ctc_head_that_may_spell_glosses():
+    model = {"ctc": {"target": "text"}, "decoder": {"gloss_memory": True}}
+    with pytest.raises(ConfigError, match=r"gloss_memory is True, but .*target is 'text'"):
+        from_mapping({"model": model})
+
+
 @pytest.mark.parametrize("found", ["gloss", "text"])
 def test_a_resumed_run_keeps_the_ctc_target_of_its_first_start(workdir, found):
     earlier = with_ctc_target(Config(), found)

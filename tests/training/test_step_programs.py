@@ -26,7 +26,7 @@ def dataset(tmp_path_factory):
 
 @pytest.mark.parametrize("keypoints", ["none", "auto"])
 def test_batches_have_the_shapes_that_are_compiled(dataset, keypoints):
-    config = tiny_model.config(data__keypoints=keypoints, model__ctc__target="gloss")
+    config = tiny_model.config(data__keypoints=keypoints, **tiny_model.READS_GLOSSES)
     data = RunData(config, dataset)
     batches = data.train_batches()
     programs = StepPrograms(data, batches, None, thaws=False)

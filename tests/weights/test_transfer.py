@@ -98,6 +98,19 @@ def test_ctc_labels_have_their_own_vocabulary():
     assert len(rows["decoder/embedding"].rows) == NEW.vocab_size
 
 
+def test_a_gloss_memory_takes_the_rows_of_known_glosses_or_is_reported():
+    old = Vocabularies(OLD, learn_gloss_vocabulary(["HOUSE BIG", "BIG"]))
+    new = Vocabularies(NEW, learn_gloss_vocabulary(["RED HOUSE"]))
+    reads = tiny_model.READS_GLOSSES
+    found = plan(source(old, **reads), new, **reads)
+    assert found.rows["gloss_encoder/embedding"].rows.tolist() == [0, 1, 2, 3, 5, -1]
+    assert "gloss_encoder/norm/scale" in found.whole
+    without = plan(source(old, model__ctc__target="gloss"), new, **reads)
+    missing, keys = without.left
+    assert missing.startswith("15 parameters start from random values: gloss_encoder/block/")
+    assert keys == "the models differ: config.model.decoder.gloss_memory is True, there False"
+
+
 def test_glosses_and_texts_share_no_labels_but_the_blank():
     new = Vocabularies(NEW, learn_gloss_vocabulary(["RED HOUSE"]))
     rows = plan(source(), new, model__ctc__target="gloss").rows["ctc_head/out/kernel"].rows
