@@ -192,8 +192,10 @@ class TrainedModel:
                 "set inference.ctc_weight to 0: only a head that spells text can score the "
                 "decoder's sentences"
             )
-        reads_glosses = [member for member in self.members if member.reads_glosses]
-        if inference.get("gloss_weight") and not reads_glosses:
+        reads_glosses = any(member.reads_glosses for member in self.members)
+        # The model's own value, such as the default, has no effect on a model without glosses.
+        is_changed = config.gloss_weight not in (0.0, self.config.inference.gloss_weight)
+        if is_changed and not reads_glosses:
             raise ConfigError(
                 f"config.inference.gloss_weight is {config.gloss_weight:g}, but the decoder of "
                 f"{self.workdir.path} reads no glosses (model.decoder.gloss_memory); allowed: 0"

@@ -13,8 +13,10 @@ With a BERT vocabulary file:
 Model: ViT-L/16 on every frame (303,301,632 parameters); the whole model has 354,323,258 parameters
 with a vocabulary of 30,522 words.
 
-Memory with this batch size, as planned by scripts/make_hardware.py: 29.4 GiB on one 40 GB A100; 8.3
-GiB on each of 4 TPU v5e with --config.mesh.fsdp=4. The authors of the reference state 40-50 GB.
+The authors of the reference state 40-50 GB for this batch size.
+
+Hardware, as planned by scripts/make_hardware.py: 29.4 GiB on one 40 GB A100; 8.3 GiB on each of 4
+v5e with --config.mesh.fsdp=4.
 """
 
 from ml_collections import ConfigDict

@@ -101,6 +101,7 @@ def test_a_gloss_weight_for_a_model_that_reads_no_glosses_is_refused(model):
     with pytest.raises(ConfigError, match=r"gloss_weight is 0\.7, but the decoder .* allowed: 0"):
         model.predictor(["greedy"], gloss_weight=0.7)
     model.predictor(["greedy"], gloss_weight=0.0)
+    model.predictor(["greedy"], gloss_weight=model.config.inference.gloss_weight)
 
 
 def test_the_lexicon_reorders_the_hypotheses_of_beam_search(split, model):
