@@ -29,7 +29,7 @@ def get_config() -> ConfigDict:
             },
             "training": {
                 "batch_size": 8,
-                "num_epochs": 5,
+                "num_epochs": 4,
                 "min_steps": 0,
                 "ctc_flat_start_steps": 1000,
                 "ema_decay": 0.985,  # averages about the last 70 steps: the run is short
