@@ -1,6 +1,7 @@
 """Sentences that the decoder learns to translate from their glosses alone, without a video."""
 
 import dataclasses
+import functools
 
 import numpy as np
 from jaxtyping import Int, Int32
@@ -48,7 +49,15 @@ class SentenceDraws:
         """Return the clips at `count` places from `first` on, of all passes one after the other."""
         n = len(self.annotated)
         passes = range(first // n, (first + count - 1) // n + 1)
-        # Other seeds than those of the pipeline's clips: their third number is not 0.
-        orders = [np.random.default_rng([self.seed, one, 0, 1]).permutation(n) for one in passes]
+        orders = [_order(self.seed, number, n) for number in passes]
         start = first - passes.start * n
         return self.annotated[np.concatenate(orders)[start : start + count]]
+
+
+@functools.lru_cache(maxsize=2)  # the steps of a pass share its order; a step can span two passes
+def _order(seed: int, number: int, n: int) -> Int[np.ndarray, " n"]:
+    """Return the order of the n annotated clips in a pass over them, counted from 0.
+
+    The third number of the random seed is 0; it is at least 1 in those of the pipeline's clips.
+    """
+    return np.random.default_rng([seed, number, 0, 1]).permutation(n)

@@ -4,8 +4,8 @@ A `Source` is a decoder with the memory that it attends to. That of a model is
 `Source(model.decoder, *model.memory(encoded))`. It may have a second memory, of the clip's glosses:
 the same decoder attends to each of them by itself, and the log-probabilities are averaged with
 `gloss_weight`. Several sources are an ensemble: their probabilities are averaged at every step. All
-of this is traced inside one jitted call with fixed
-shapes, so parameters and caches never leave the device.
+of this is traced inside one jitted call with fixed shapes, so parameters and caches never leave the
+device.
 """
 
 import functools
