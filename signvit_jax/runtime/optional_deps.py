@@ -21,10 +21,10 @@ _PACKAGES = {
     "optuna": ("sweep", "optuna"),
     "python_multipart": ("serve", "python-multipart"),
     "starlette": ("serve", "starlette"),
-    # Each for itself: no extra lists them.
-    "mlflow": ("", "mlflow-skinny"),
-    "trackio": ("", "trackio"),
-    "wandb": ("", "wandb"),
+    # There is no extra "tracking", so each of these is installed by itself.
+    "mlflow": ("tracking", "mlflow-skinny"),
+    "trackio": ("tracking", "trackio"),
+    "wandb": ("tracking", "wandb"),
     "torch": ("torch", "torch"),
     "uvicorn": ("serve", "uvicorn"),
     "websockets": ("serve", "websockets"),
@@ -48,8 +48,10 @@ _PURPOSES = {
     "keypoints": "poses by MediaPipe's models",
     "onnx": "exports in ONNX, and running them",
     "plan": "plans for devices that are not here",
+    "serve": "the local page and its API",
     "sweep": "searching for config values",
     "torch": "weights of PyTorch programs",
+    "tracking": "experiment trackers",
 }
 
 

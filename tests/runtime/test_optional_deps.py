@@ -8,7 +8,11 @@ from pathlib import Path
 import pytest
 from packaging.requirements import Requirement
 
-from signvit_jax.runtime.optional_deps import import_optional, install_command
+from signvit_jax.runtime.optional_deps import (
+    import_optional,
+    install_command,
+    optional_packages,
+)
 
 PYPROJECT = (Path(__file__).parents[2] / "pyproject.toml").read_text()
 
@@ -67,3 +71,10 @@ def test_the_command_lists_requirements_that_pip_can_parse(module):
     program, action, *requirements = shlex.split(install_command(module))
     assert (program, action) == ("pip", "install") and requirements
     assert all(Requirement(requirement).specifier for requirement in requirements)
+
+
+def test_every_optional_package_has_a_purpose_and_a_command():
+    packages = optional_packages()
+    assert {"wandb", "starlette", "onnx"} <= packages.keys()
+    assert all(package.purpose for package in packages.values())
+    assert packages["wandb"].install == "pip install wandb"
